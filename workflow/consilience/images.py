@@ -1,0 +1,204 @@
+"""Decode pictures, and bring them into the geometry that a model sees.
+
+Everything that is laid over a picture (heatmap, superpixels, known mask) lives in the geometry of
+:meth:`Transform.fit`; :meth:`Transform.box` says where that lies in the original picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from .errors import ConsilienceError
+
+if TYPE_CHECKING:
+    import torch
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a picture becomes a model's input; it belongs to the model's weights.
+
+    The same steps as torchvision's ``ImageClassification`` preset, on PIL pictures: the shorter
+    side is resized to ``resize``, the centre of ``crop`` pixels (height, width) is kept, values
+    are scaled to [0, 1] and normalised with ``mean`` and ``std`` (one a channel, RGB). ``None``
+    leaves a step out.
+    """
+
+    resize: int | None = None
+    crop: tuple[int, int] | None = None
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    interpolation: str = "bilinear"
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> Transform:
+        """Make a transform from a study's ``transform`` section (or :meth:`to_dict`)."""
+        values = dict(values)
+        crop = values.get("crop")
+        if isinstance(crop, int):
+            values["crop"] = (crop, crop)
+        for key in ("crop", "mean", "std"):
+            if isinstance(values.get(key), Sequence):
+                values[key] = tuple(values[key])
+        return cls(**values)
+
+    def to_dict(self) -> dict:
+        """Return the fields as built-in types."""
+        return asdict(self)
+
+    def _resized(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Width and height after resizing the shorter side; the longer is cut off, not rounded."""
+        if self.resize is None:
+            return size
+        width, height = size
+        if width <= height:
+            return self.resize, max(1, int(self.resize * height / width))
+        return max(1, int(self.resize * width / height)), self.resize
+
+    def _crop_box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of the crop in the resized picture; outside it is padding."""
+        if self.crop is None:
+            return 0, 0, *size
+        height, width = self.crop
+        # torchvision pads by halves before it crops, and rounds halves to even when it crops.
+        left, top = ((have - want) / 2 for have, want in zip(size, (width, height), strict=True))
+        left = round(left) if left >= 0 else -((width - size[0]) // 2)
+        top = round(top) if top >= 0 else -((height - size[1]) // 2)
+        return left, top, left + width, top + height
+
+    def fit(self, picture: Image.Image) -> np.ndarray:
+        """Resize and crop a picture to what the model sees: uint8, shape (height, width, 3)."""
+        return np.asarray(self._fit(picture.convert("RGB"), INTERPOLATIONS[self.interpolation]))
+
+    def fit_mask(self, mask: Image.Image) -> np.ndarray:
+        """Resize and crop a mask (any mode, 0 is outside) likewise: uint8, shape (height, width).
+
+        Values are kept (nearest neighbour), so that a map of indices stays one.
+        """
+        return np.asarray(self._fit(mask.convert("L"), Image.Resampling.NEAREST))
+
+    def _fit(self, picture: Image.Image, resampling: Image.Resampling) -> Image.Image:
+        size = self._resized(picture.size)
+        if size != picture.size:
+            picture = picture.resize(size, resampling)
+        box = self._crop_box(size)
+        return picture if box == (0, 0, *size) else picture.crop(box)
+
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom of what the model sees, in pixels of a picture of ``size``."""
+        resized = self._resized(size)
+        across, down = size[0] / resized[0], size[1] / resized[1]
+        left, top, right, bottom = self._crop_box(resized)
+        return left * across, top * down, right * across, bottom * down
+
+    def normalize(self, pictures: np.ndarray) -> torch.Tensor:
+        """Turn fitted pictures into a model's input.
+
+        Parameters
+        ----------
+        pictures
+            uint8, shape (n, height, width, 3).
+
+        Returns
+        -------
+        torch.Tensor
+            float32, shape (n, 3, height, width), contiguous.
+        """
+        import torch  # here, so that steps which only fit pictures do not pay for it
+
+        scaled = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
+        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
+        std = torch.tensor(self.std).view(1, 3, 1, 1)
+        return ((scaled - mean) / std).contiguous()
+
+
+def hash_bytes(data: bytes) -> str:
+    """Return the SHA-256 of ``data`` as 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def batch_of(name: str, batches: int) -> int:
+    """Return the batch (0 … batches - 1) that a picture belongs to by its name alone.
+
+    Membership does not depend on the other pictures, so that adding one recomputes one batch.
+    """
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % batches
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """Decode an encoded picture to RGB, upright, the first frame, transparency on white.
+
+    Raises
+    ------
+    ConsilienceError
+        If it is no picture, is cut short, or has more pixels than PIL takes for safe.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data))
+            picture.load()
+            picture = ImageOps.exif_transpose(picture)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        limit = Image.MAX_IMAGE_PIXELS
+        raise ConsilienceError(f"{name}: over {limit} pixels; scale the picture down") from None
+    except Exception as error:  # PIL's plug-ins raise all kinds on broken files
+        raise ConsilienceError(f"{name}: does not decode as a picture ({error})") from None
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
+        # PIL clips wide integers to 255 instead of scaling them.
+        values = np.asarray(picture, dtype=np.float64)
+        top = 65535 if picture.mode != "F" else max(1.0, float(values.max()))
+        picture = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encode uint8 pixels, shape (h, w) or (h, w, 3), as PNG without any metadata."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """Decode a PNG that :func:`encode_png` wrote: uint8, shape (h, w) or (h, w, 3)."""
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+def read_picture(row: Mapping) -> Image.Image:
+    """Decode the picture of a row of the table ``PICTURES``.
+
+    Raises
+    ------
+    ConsilienceError
+        If the file is missing, does not decode, or is not the one that was indexed.
+    """
+    image = row["image"]
+    if image["bytes"] is not None:
+        return decode_image(image["bytes"], row["name"])
+    try:
+        data = Path(image["path"]).read_bytes()
+    except OSError as error:
+        raise ConsilienceError(f"{image['path']}: cannot be read ({error.strerror})") from None
+    if hash_bytes(data) != row["sha256"]:
+        raise ConsilienceError(f"{image['path']}: changed while the study ran; run again")
+    return decode_image(data, row["name"])

@@ -1,0 +1,322 @@
+"""Schemas and I/O of every table that passes between steps.
+
+A table is a Parquet file with one of the schemas below. Files are written whole or not at all
+(a temporary file in the same folder, then a rename) and carry no time, so that the same rows give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .errors import ConsilienceError
+
+_text = pa.string()
+_index = pa.int32()
+_real = pa.float64()
+_single = pa.float32()
+
+
+def _schema(**columns: pa.DataType | tuple[pa.DataType, bool]) -> pa.Schema:
+    """Build a schema; a type is required unless given as ``(type, True)``, which allows nulls."""
+    fields = []
+    for name, spec in columns.items():
+        kind, nullable = spec if isinstance(spec, tuple) else (spec, False)
+        fields.append(pa.field(name, kind, nullable=nullable))
+    return pa.schema(fields)
+
+
+def _optional(kind: pa.DataType) -> tuple[pa.DataType, bool]:
+    return (kind, True)
+
+
+PICTURES = _schema(
+    # Unique in the study: the path below its folder, or the world's own name for the picture.
+    name=_text,
+    # SHA-256 of the encoded picture.
+    sha256=_text,
+    # As in Hugging Face's `Image` feature: the encoded file itself, or where it lies.
+    image=pa.struct([pa.field("bytes", pa.binary()), pa.field("path", _text)]),
+    # Pixels; null when the picture did not decode.
+    width=_optional(_index),
+    height=_optional(_index),
+    # Why the picture cannot be used; null for a good one.
+    error=_optional(_text),
+    # What is known of it. The world knows everything, a folder of photographs nothing.
+    object=_optional(_text),
+    scene=_optional(_text),
+    colour=_optional(_text),
+    caption=_optional(_text),
+    # Clutter level, and the name shared by one base picture rendered at several levels.
+    clutter=_optional(_index),
+    base=_optional(_text),
+    # PNG, mode L, the picture's size: 255 where the object is seen; where it would be seen if
+    # nothing lay in front of it; and the index (from 1) of the distractor seen there, else 0.
+    mask_visible=_optional(pa.binary()),
+    mask_whole=_optional(pa.binary()),
+    distractor_map=_optional(pa.binary()),
+    # Class of distractor 1, 2, …
+    distractors=_optional(pa.list_(_text)),
+)
+"""One row a picture: a study's pictures, or the probe set."""
+
+ACCURACY = _schema(
+    model=_text,
+    # What is told apart: object, scene or colour.
+    target=_text,
+    # Clutter level of the held-out pictures; null: all levels that occur in training.
+    clutter=_optional(_index),
+    pictures=_index,
+    correct=_index,
+    accuracy=_real,
+)
+"""Held-out accuracy of a trained classifier, or zero-shot accuracy of the trained CLIP."""
+
+ACTIVATIONS = _schema(picture=_text, layer=_text, values=pa.list_(_single))
+"""One row a picture and layer: the layer's spatially pooled output, float32, one value a unit."""
+
+EMBEDDINGS = _schema(key=_text, values=pa.list_(_single))
+"""One row a picture name or concept: its CLIP embedding, float32, unit length."""
+
+NEURONS = _schema(
+    model=_text,
+    layer=_text,
+    unit=_index,
+    concept=_text,
+    # Value of the similarity function; comparable within one layer of one model only.
+    similarity=_real,
+    # Place of the neuron among its layer's by similarity, 0 the most similar.
+    rank=_index,
+    # Whether the word is one that never occurs in the world; null where that is not known.
+    absent=_optional(pa.bool_()),
+    # Names of the pictures that activate the neuron most, the strongest first.
+    top_pictures=pa.list_(_text),
+)
+"""One row a neuron: the concept that labels it."""
+
+CONCEPTS = _schema(
+    model=_text,
+    layer=_text,
+    concept=_text,
+    neurons=_index,
+    # Of the layer's neurons, in [0, 1].
+    share=_real,
+    absent=_optional(pa.bool_()),
+)
+"""One row a concept that labels at least one neuron of a layer, the most frequent first."""
+
+COMPARISON = _schema(
+    layer=_text,
+    # One model for a property of its own; two for what they share.
+    model_a=_text,
+    model_b=_optional(_text),
+    metric=_text,
+    value=_optional(_real),
+    # Why the value is missing.
+    reason=_optional(_text),
+)
+"""Long form. What the models learned, a layer at a time."""
+
+PREDICTIONS = _schema(
+    model=_text,
+    picture=_text,
+    # The class every explanation of this picture explains, and how it was chosen.
+    target=_text,
+    target_index=_index,
+    target_class=_text,
+    target_probability=_real,
+    predicted_index=_index,
+    predicted_class=_text,
+    predicted_probability=_real,
+    label_index=_optional(_index),
+    label_class=_optional(_text),
+    correct=_optional(pa.bool_()),
+)
+"""One row a model and picture: what the model says, and which class is explained."""
+
+VIEWS = _schema(
+    model=_text,
+    picture=_text,
+    height=_index,
+    width=_index,
+    # PNG: the picture as the model sees it (resized and cropped), RGB.
+    view=pa.binary(),
+    # PNG, mode L, in the same geometry, 255 inside; null where no mask is known.
+    mask_visible=_optional(pa.binary()),
+    mask_whole=_optional(pa.binary()),
+    # Left, top, right, bottom of the view in pixels of the original picture.
+    box=pa.list_(_real),
+)
+"""One row a model and picture: the geometry that heatmaps, superpixels and masks share."""
+
+HEATMAPS = _schema(
+    model=_text,
+    picture=_text,
+    method=_text,
+    layer=_text,
+    target_index=_index,
+    target_class=_text,
+    # Row-major, at the layer's own resolution; not rectified, in units of the method.
+    layer_height=_index,
+    layer_width=_index,
+    layer_map=pa.list_(_single),
+    # Row-major, in the geometry of what the model saw, in [0, 1]: the library's own output.
+    height=_index,
+    width=_index,
+    heatmap=pa.list_(_single),
+    # ok, or what is degenerate: zero, constant, nan.
+    status=_text,
+)
+"""One row a model, picture and CAM method."""
+
+LIME = _schema(
+    model=_text,
+    picture=_text,
+    target_index=_index,
+    target_class=_text,
+    # Row-major superpixel of every pixel of what the model saw, 0 … segments - 1.
+    height=_index,
+    width=_index,
+    segment_map=pa.list_(_index),
+    segments=_index,
+    # Weight of each superpixel in the local linear model, per unit of probability.
+    weights=pa.list_(_real),
+    intercept=_real,
+    # Weighted R² of the local fit, at most 1.
+    r2=_real,
+    # What the local linear model says of the unperturbed picture, and what the model says.
+    local_prediction=_real,
+    model_probability=_real,
+    num_samples=_index,
+    segmentation_seed=_index,
+    perturbation_seed=_index,
+    # ok, or what is degenerate: one-superpixel, constant (all weights equal), nan.
+    status=_text,
+)
+"""One row a model and picture."""
+
+AGREEMENT = _schema(
+    model=_text,
+    picture=_text,
+    method_a=_text,
+    method_b=_text,
+    metric=_text,
+    value=_optional(_real),
+    reason=_optional(_text),
+)
+"""Long form. Each two explanations of one picture; a missing value has its reason."""
+
+LOCALIZATION = _schema(
+    model=_text,
+    picture=_text,
+    method=_text,
+    metric=_text,
+    value=_optional(_real),
+    reason=_optional(_text),
+)
+"""Long form. Each explanation against the exact mask; a missing value has its reason."""
+
+
+def _differences(found: pa.Schema, expected: pa.Schema) -> list[str]:
+    """Say in words how ``found`` departs from ``expected``; empty when it does not."""
+    said = [f"no column {name!r}" for name in expected.names if name not in found.names]
+    said += [f"unknown column {name!r}" for name in found.names if name not in expected.names]
+    for field in expected:
+        if field.name in found.names and found.field(field.name).type != field.type:
+            kind = found.field(field.name).type
+            said.append(f"column {field.name!r} is {kind}, not {field.type}")
+    return said
+
+
+def make_table(rows: Iterable[Mapping], schema: pa.Schema) -> pa.Table:
+    """Make a table of ``schema`` from dictionaries.
+
+    Raises
+    ------
+    ConsilienceError
+        If a key is unknown, a value has the wrong type, or a required value is missing.
+    """
+    rows = [dict(row) for row in rows]
+    for row in rows:
+        if unknown := set(row) - set(schema.names):
+            raise ConsilienceError(f"table row has unknown columns {sorted(unknown)}")
+    try:
+        table = pa.Table.from_pylist(rows, schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ConsilienceError(f"table rows do not fit their schema: {error}") from None
+    for field in schema:
+        if not field.nullable and table.column(field.name).null_count:
+            raise ConsilienceError(f"table column {field.name!r} must not be empty")
+    return table
+
+
+def write_table(table: pa.Table | Iterable[Mapping], path: str | Path, schema: pa.Schema) -> None:
+    """Write a table of ``schema`` (or dictionaries that make one) to ``path``, atomically."""
+    if not isinstance(table, pa.Table):
+        table = make_table(table, schema)
+    if said := _differences(table.schema, schema):
+        raise ConsilienceError(f"{path}: the table to write has {'; '.join(said)}")
+    table = table.select(schema.names).cast(schema)
+    write_atomically(path, lambda part: pq.write_table(table, part, compression="zstd"))
+
+
+def read_table(paths: str | Path | Sequence[str | Path], schema: pa.Schema) -> pa.Table:
+    """Read one Parquet file, or several one after another, and hold them against ``schema``.
+
+    Raises
+    ------
+    ConsilienceError
+        If a file is missing or no Parquet file, or its schema is another: names the file and the
+        difference.
+    """
+    parts = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        try:
+            part = pq.ParquetFile(path).read()
+        except FileNotFoundError:
+            raise ConsilienceError(f"{path}: no such table; run the step that makes it") from None
+        except pa.ArrowInvalid as error:
+            raise ConsilienceError(f"{path}: not a Parquet file ({error}); delete it") from None
+        if said := _differences(part.schema, schema):
+            raise ConsilienceError(f"{path}: {'; '.join(said)}; delete it and run again")
+        parts.append(part.select(schema.names).cast(schema))
+    return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+def read_rows(paths: str | Path | Sequence[str | Path], schema: pa.Schema) -> list[dict]:
+    """Read tables as :func:`read_table` does, as a list of dictionaries."""
+    return read_table(paths, schema).to_pylist()
+
+
+def stack_lists(column: pa.ChunkedArray) -> np.ndarray:
+    """Turn a list column whose lists all have one length into an array, shape (rows, length)."""
+    lengths = {len(item) for item in column} if len(column) else {0}
+    if len(lengths) > 1:
+        raise ConsilienceError(f"lists of different lengths ({sorted(lengths)}) cannot be stacked")
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), lengths.pop())
+
+
+def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
+    """Call ``write`` with a temporary path beside ``path``, then put it in place in one move."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    try:
+        write(part)
+        # mkstemp makes files private; results are as readable as anything else the user writes.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(part, 0o666 & ~umask)
+        os.replace(part, path)
+    except BaseException:
+        Path(part).unlink(missing_ok=True)
+        raise
