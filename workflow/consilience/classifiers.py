@@ -89,7 +89,10 @@ def nearest(word: str, words: Sequence[str] | Mapping) -> str:
 
 
 def build_architecture(
-    architecture: str, classes: int, keep_resolution: Sequence[str] = ()
+    architecture: str,
+    classes: int,
+    keep_resolution: Sequence[str] = (),
+    weights: Weights | None = None,
 ) -> torch.nn.Module:
     """Build a torchvision classifier with random weights.
 
@@ -102,6 +105,9 @@ def build_architecture(
     keep_resolution
         Stages (such as ``layer4`` of a ResNet) whose first block gets stride 1 instead of 2, so
         that their output has twice the positions along each side.
+    weights
+        torchvision weights that the model is made for: the few architectures that differ with
+        them are built as those want them. They are not loaded.
 
     Raises
     ------
@@ -114,7 +120,13 @@ def build_architecture(
             f"torchvision has no classifier {architecture!r}; {nearest(architecture, known)}"
         )
     # GoogLeNet and Inception warn about their initialisation and return a tuple in training.
-    extra = {"init_weights": False} if architecture in ("googlenet", "inception_v3") else {}
+    ported = architecture in ("googlenet", "inception_v3")
+    extra: dict[str, object] = {"init_weights": False} if ported else {}
+    if ported and weights is not None:
+        # These weights were trained on inputs scaled otherwise than their preprocessing does it.
+        extra["transform_input"] = True
+    if architecture.startswith("vit_") and weights is not None:
+        extra["image_size"] = weights.meta["min_size"][0]
     model = torchvision.models.get_model(
         architecture, weights=None, num_classes=classes, **extra
     ).eval()
@@ -265,15 +277,19 @@ def load_classifier(spec: Mapping, checkpoint: str | Path | None = None) -> Clas
         If the checkpoint does not fit the architecture or the class names: names the keys.
     """
     class_names, transform = describe_classifier(spec)
+    named = spec.get("weights") or spec.get("preprocessing")
     model = build_architecture(
-        spec["architecture"], len(class_names), spec.get("keep_resolution", ())
+        spec["architecture"],
+        len(class_names),
+        spec.get("keep_resolution", ()),
+        find_weights(spec["architecture"], named) if named else None,
     )
     checkpoint = checkpoint or spec.get("checkpoint")
     if checkpoint is None:
         entry = find_weights(spec["architecture"], spec["weights"])
         try:
             state = entry.get_state_dict(progress=False, check_hash=True)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no network; another hash than the file's name
             raise ConsilienceError(
                 f"model {spec['name']!r}: weights {spec['weights']} cannot be fetched from "
                 f"{entry.url} ({error}); fetch that file elsewhere and give it as checkpoint"

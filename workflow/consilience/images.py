@@ -95,6 +95,12 @@ class Transform:
 
     def _fit(self, picture: Image.Image, resampling: Image.Resampling) -> Image.Image:
         size = self._resized(picture.size)
+        if size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
+            # A picture one pixel wide and as long as a street passes for small before it grows.
+            raise ConsilienceError(
+                f"a picture of {picture.size[0]} × {picture.size[1]} pixels would be resized to "
+                f"{size[0]} × {size[1]}; cut it to a less extreme shape"
+            )
         if size != picture.size:
             picture = picture.resize(size, resampling)
         box = self._crop_box(size)
@@ -202,3 +208,28 @@ def read_picture(row: Mapping) -> Image.Image:
     if hash_bytes(data) != row["sha256"]:
         raise ConsilienceError(f"{image['path']}: changed while the study ran; run again")
     return decode_image(data, row["name"])
+
+
+def describe_files(entries: Sequence[Mapping]) -> list[dict]:
+    """Describe picture files as rows of the table ``PICTURES``.
+
+    Parameters
+    ----------
+    entries
+        Mappings of name, path, sha256 and label, as :func:`consilience.index.read_index` gives
+        them. A file that does not decode gets a row that says why, and no size.
+    """
+    rows = []
+    for entry in entries:
+        row = {
+            "name": entry["name"],
+            "sha256": entry["sha256"],
+            "image": {"bytes": None, "path": entry["path"]},
+            "object": entry["label"],
+        }
+        try:
+            row["width"], row["height"] = read_picture(row).size
+        except ConsilienceError as error:
+            row["error"] = str(error)
+        rows.append(row)
+    return rows

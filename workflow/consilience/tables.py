@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -89,11 +90,15 @@ NEURONS = _schema(
     model=_text,
     layer=_text,
     unit=_index,
-    concept=_text,
+    # ok, or why the neuron has no label: constant, not-finite (its activations over the probe
+    # pictures), undefined (its similarity to every concept).
+    status=_text,
+    # This and what follows is null, and the pictures are none, where the neuron has no label.
+    concept=_optional(_text),
     # Value of the similarity function; comparable within one layer of one model only.
-    similarity=_real,
+    similarity=_optional(_real),
     # Place of the neuron among its layer's by similarity, 0 the most similar.
-    rank=_index,
+    rank=_optional(_index),
     # Whether the word is one that never occurs in the world; null where that is not known.
     absent=_optional(pa.bool_()),
     # Names of the pictures that activate the neuron most, the strongest first.
@@ -209,6 +214,8 @@ AGREEMENT = _schema(
     method_b=_text,
     metric=_text,
     value=_optional(_real),
+    # What unrelated explanations score.
+    chance=_optional(_real),
     reason=_optional(_text),
 )
 """Long form. Each two explanations of one picture; a missing value has its reason."""
@@ -219,9 +226,54 @@ LOCALIZATION = _schema(
     method=_text,
     metric=_text,
     value=_optional(_real),
+    # What a map without regard to the mask scores.
+    chance=_optional(_real),
     reason=_optional(_text),
 )
 """Long form. Each explanation against the exact mask; a missing value has its reason."""
+
+AGREEMENT_SUMMARY = _schema(
+    model=_text,
+    method_a=_text,
+    method_b=_text,
+    # Whether exactly one method is LIME: two CAMs share their activations.
+    independent=pa.bool_(),
+    metric=_text,
+    # Of the pictures; null for photographs, whose clutter is not known.
+    clutter=_optional(_index),
+    # Pictures with a value, and pictures whose value is undefined.
+    n=_index,
+    missing=_index,
+    # Of the n values; null where n is 0.
+    mean=_optional(_real),
+    median=_optional(_real),
+    # 95 % percentile bootstrap interval of the mean, over pictures; null where n is below 2.
+    low=_optional(_real),
+    high=_optional(_real),
+    # Mean of the chance values of the n pictures.
+    chance=_optional(_real),
+)
+"""One row a model, pair of methods, metric and clutter level."""
+
+LOCALIZATION_SUMMARY = _schema(
+    model=_text,
+    method=_text,
+    metric=_text,
+    # Of the pictures; null for photographs, whose clutter is not known.
+    clutter=_optional(_index),
+    # Pictures with a value, and pictures whose value is undefined.
+    n=_index,
+    missing=_index,
+    # Of the n values; null where n is 0.
+    mean=_optional(_real),
+    median=_optional(_real),
+    # 95 % percentile bootstrap interval of the mean, over pictures; null where n is below 2.
+    low=_optional(_real),
+    high=_optional(_real),
+    # Mean of the chance values of the n pictures.
+    chance=_optional(_real),
+)
+"""One row a model, method, metric and clutter level."""
 
 
 def _differences(found: pa.Schema, expected: pa.Schema) -> list[str]:
@@ -247,6 +299,12 @@ def make_table(rows: Iterable[Mapping], schema: pa.Schema) -> pa.Table:
     for row in rows:
         if unknown := set(row) - set(schema.names):
             raise ConsilienceError(f"table row has unknown columns {sorted(unknown)}")
+        for field in schema:
+            # Arrow would cut the fraction off without a word.
+            if pa.types.is_integer(field.type) and isinstance(row.get(field.name), float):
+                raise ConsilienceError(
+                    f"table column {field.name!r} takes whole numbers, not {row[field.name]}"
+                )
     try:
         table = pa.Table.from_pylist(rows, schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -263,7 +321,10 @@ def write_table(table: pa.Table | Iterable[Mapping], path: str | Path, schema: p
         table = make_table(table, schema)
     if said := _differences(table.schema, schema):
         raise ConsilienceError(f"{path}: the table to write has {'; '.join(said)}")
-    table = table.select(schema.names).cast(schema)
+    try:
+        table = table.select(schema.names).cast(schema)
+    except ValueError as error:  # a null where none may be
+        raise ConsilienceError(f"{path}: the table to write does not fit ({error})") from None
     write_atomically(path, lambda part: pq.write_table(table, part, compression="zstd"))
 
 
@@ -282,8 +343,9 @@ def read_table(paths: str | Path | Sequence[str | Path], schema: pa.Schema) -> p
             part = pq.ParquetFile(path).read()
         except FileNotFoundError:
             raise ConsilienceError(f"{path}: no such table; run the step that makes it") from None
-        except pa.ArrowInvalid as error:
-            raise ConsilienceError(f"{path}: not a Parquet file ({error}); delete it") from None
+        except (OSError, ValueError) as error:  # what Arrow raises depends on what is broken
+            reason = str(error).strip().splitlines()[0]
+            raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
         if said := _differences(part.schema, schema):
             raise ConsilienceError(f"{path}: {'; '.join(said)}; delete it and run again")
         parts.append(part.select(schema.names).cast(schema))
@@ -302,6 +364,33 @@ def stack_lists(column: pa.ChunkedArray) -> np.ndarray:
         raise ConsilienceError(f"lists of different lengths ({sorted(lengths)}) cannot be stacked")
     flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(len(column), lengths.pop())
+
+
+def write_arrays(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Write named arrays as an uncompressed ``.npz`` (which carries no time), atomically."""
+    write_atomically(path, lambda part: np.savez(part, allow_pickle=False, **arrays))
+
+
+def read_arrays(paths: str | Path | Sequence[str | Path]) -> dict[str, np.ndarray]:
+    """Read ``.npz`` files that hold arrays of the same names, joined along the first axis.
+
+    Raises
+    ------
+    ConsilienceError
+        If a file is missing or broken, or the names differ between files.
+    """
+    parts = []
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                parts.append({name: file[name] for name in file.files})
+        except FileNotFoundError:
+            raise ConsilienceError(f"{path}: no such file; run the step that makes it") from None
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ConsilienceError(f"{path}: not a readable .npz ({error}); delete it") from None
+        if set(parts[-1]) != set(parts[0]):
+            raise ConsilienceError(f"{path}: holds other arrays than the first file; delete both")
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:

@@ -1,0 +1,43 @@
+# Set-up, run and checks. `make run` and `make test` need nothing but Python 3.11 or later.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= all
+READY := $(VENV)/.ready
+
+.PHONY: run test lint lock clean help
+
+help:  ## Show what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+run: $(READY)  ## Set up, then run the default study: results/default/report.html
+	$(BIN)/snakemake --cores $(CORES)
+
+test: $(READY)  ## Set up, then run the tests
+	$(BIN)/python -m pytest
+
+lint: $(READY)  ## Check style and workflow
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+# The packages that come as source are built with what build.lock pins, not with whatever is
+# newest that day; that is why build isolation is off.
+$(READY): envs/build.lock envs/requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; this is " \
+	  + sys.version.split()[0] + ". Try: make PYTHON=python3.12 run") \
+	  if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r envs/build.lock
+	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r envs/requirements.lock
+	@touch $@
+
+lock:  ## Write the lock files anew from envs/*.in (needs uv)
+	for name in build requirements; do \
+	  uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header --no-annotate envs/$$name.in -o envs/$$name.lock || exit; \
+	done
+
+clean:  ## Delete all results and the environment
+	rm -rf $(VENV) .snakemake results/*/

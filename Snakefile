@@ -1,0 +1,28 @@
+# Consilience: three independent explanations of an image classifier, cross-examined.
+#
+#   snakemake --cores 8                                       the default study (config.yaml)
+#   snakemake --cores 8 --configfile studies/photographs.yaml another one, merged over the default
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/world.smk"
+include: "rules/probe.smk"
+include: "rules/dissect.smk"
+include: "rules/explain.smk"
+include: "rules/agree.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        RESULTS / "check.json",
+        final_tables(),
+        [RESULTS / "explain_params.pkl"] if ACTS["lime"] else [],
+        [RESULTS / "report.html"] if ACTS["report"] else [],

@@ -1,0 +1,196 @@
+# What the other rules share: the study, its models, and helpers. No rule but the first, short one.
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
+
+from consilience import configuration, index, provenance
+from consilience.errors import ConsilienceError
+from snakemake.exceptions import WorkflowError
+
+SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
+
+try:
+    STUDY = configuration.resolve_study(config, workflow.configfiles)
+except ConsilienceError as error:
+    raise WorkflowError(f"This study cannot run:\n{error}")
+
+RESULTS = Path("results") / STUDY["study"]
+LOGS = RESULTS / "logs"
+TIMES = RESULTS / "benchmarks"
+ACTS = STUDY["acts"]
+WORLD = STUDY["world"]
+SEED = STUDY["seed"]
+THREADS = STUDY["compute_threads"]
+BATCHES = range(STUDY["batches"])
+SHARDS = range(STUDY["shards"])
+TRAINING_SHARDS = range(WORLD["training"]["shards"]) if WORLD else []
+CAM_METHODS = STUDY["cam"]["methods"] if ACTS["cam"] else []
+MODELS = {model["name"]: model for model in STUDY["models"]}
+TRAINED = [name for name, model in MODELS.items() if "train" in model]
+EXPLAINED = [name for name, model in MODELS.items() if model["explain"]]
+EXPLAINED = EXPLAINED if ACTS["cam"] or ACTS["lime"] else []
+DISSECTED = [name for name, model in MODELS.items() if model["dissect_layers"]]
+DISSECTED = DISSECTED if ACTS["dissect"] else []
+
+
+wildcard_constraints:
+    batch=r"\d+",
+    shard=r"\d+",
+    model="|".join(MODELS),
+    method="|".join(STUDY["cam"]["methods"]),
+
+
+# glibc gives large tensors back to the system at every layer and takes them again; told not to,
+# convolutions run up to half as fast again. The library reaches the scripts by path, not by
+# installation, so that other environments need not have it.
+shell.prefix(
+    "export PYTHONPATH={library} OMP_NUM_THREADS={threads} "
+    "MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 "
+    "MALLOC_TOP_PAD_=268435456; ".format(
+        library=Path(workflow.basedir) / "workflow", threads=THREADS
+    )
+)
+
+
+def write_lists(name):
+    """Deal the folders of `pictures` or `probe` into one list a batch, in the main process only.
+
+    Jobs on other nodes parse this file too; they find the lists there.
+    """
+    batches = {"pictures": BATCHES, "probe": SHARDS}[name]
+    folder = RESULTS / "index" / name
+    if not any("folder" in source for source in STUDY[name]):
+        return {batch: [] for batch in batches}
+    if workflow.is_main_process:
+        try:
+            index.write_index(STUDY[name], len(batches), folder)
+        except ConsilienceError as error:
+            raise WorkflowError(f"This study cannot run:\n{error}")
+    return {batch: [folder / f"{batch}.json"] for batch in batches}
+
+
+LISTS = {name: write_lists(name) for name in ("pictures", "probe")}
+
+
+def ordered(value):
+    """Sort the keys of mappings at every depth: their order in a file means nothing, but
+    Snakemake would rerun on it."""
+    if isinstance(value, dict):
+        return {key: ordered(value[key]) for key in sorted(value)}
+    return [ordered(item) for item in value] if isinstance(value, list) else value
+
+
+def code(script):
+    """Digest of a script, the library modules it imports and the packages these use.
+
+    Snakemake itself sees neither modules nor package versions.
+    """
+    return provenance.digest(SCRIPTS / script)
+
+
+def model_spec(name):
+    """What loading the model needs to know, and nothing else of its entry in the study."""
+    model = MODELS[name]
+    keys = ["name", "architecture", "keep_resolution", "classes", "preprocessing", "transform"]
+    spec = {key: model[key] for key in keys + ["weights", "checkpoint"] if key in model}
+    if "train" in model:
+        from consilience import world
+
+        names = {"object": world.OBJECTS, "scene": world.SCENES}[model["train"]["target"]]
+        spec["classes"] = list(names)
+        spec["transform"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    return ordered(spec)
+
+
+def weights_of(name):
+    """The file that the model's weights lie in; none where torchvision fetches them."""
+    model = MODELS[name]
+    if "train" in model:
+        return [RESULTS / "models" / name / "weights.safetensors"]
+    return [model["checkpoint"]] if "checkpoint" in model else []
+
+
+def model_files(wildcards):
+    """The same as an input function."""
+    return weights_of(wildcards.model)
+
+
+def clip_files(wildcards=None):
+    """The file that the CLIP's weights lie in; none where one of OpenAI's is fetched."""
+    clip = STUDY["clip"]
+    if clip.get("train"):
+        return [RESULTS / "clip/weights.pt"]
+    return [clip["path"]] if clip.get("path") else []
+
+
+def lime_settings():
+    """The study's LIME section with the parameters of the chosen segmentation only."""
+    settings = dict(STUDY["lime"])
+    method = settings["segmentation"]
+    parameters = {name: settings.pop(name) for name in ("quickshift", "slic", "felzenszwalb")}
+    settings["segmentation"] = {"method": method, **parameters[method]}
+    for name in ("segmentation_seed", "perturbation_seed"):
+        settings[name] += SEED
+    return ordered(settings)
+
+
+def class_name_files(names):
+    """Text files of class names that the models take."""
+    found = [MODELS[name]["classes"] for name in names]
+    return sorted({path for path in found if isinstance(path, str)})
+
+
+def checked():
+    """The check's result, as an input that never makes anything rerun by itself."""
+    return ancient(RESULTS / "check.json")
+
+
+def final_tables():
+    """The tables that the study is about, by act."""
+    names = []
+    if TRAINED:
+        names += ["accuracy"]
+    if DISSECTED:
+        names += ["neurons", "concepts", "comparison"]
+    if EXPLAINED:
+        names += ["predictions"]
+        if ACTS["agree"]:
+            names += ["agreement", "agreement_summary", "localization", "localization_summary"]
+    return [RESULTS / "tables" / f"{name}.parquet" for name in names]
+
+
+localrules:
+    all,
+
+
+rule check:
+    message:
+        "Check the study's models, layers and classes"
+    input:
+        [model["checkpoint"] for model in MODELS.values() if "checkpoint" in model],
+        class_name_files(MODELS),
+    output:
+        RESULTS / "check.json",
+    log:
+        LOGS / "check.log",
+    benchmark:
+        TIMES / "check.tsv"
+    params:
+        code=code("check_study.py"),
+        models=[model_spec(name) for name in MODELS],
+        layers={
+            name: (model["dissect_layers"] if name in DISSECTED else [])
+            + ([model["cam_layer"]] if name in EXPLAINED and CAM_METHODS else [])
+            for name, model in sorted(MODELS.items())
+        },
+        target=STUDY["target"],
+        explained=EXPLAINED,
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=10,
+    conda:
+        "../envs/torch.yaml"
+    script:
+        "../workflow/scripts/check_study.py"

@@ -1,0 +1,120 @@
+# Second and third act: where the model looked (CAM), and which regions carried the decision (LIME).
+
+
+rule predict:
+    message:
+        "Ask {wildcards.model} about batch {wildcards.batch}"
+    input:
+        check=checked(),
+        weights=model_files,
+        classes=lambda wildcards: class_name_files([wildcards.model]),
+        pictures=RESULTS / "pictures/{batch}.parquet",
+    output:
+        predictions=RESULTS / "explain/{model}/predictions-{batch}.parquet",
+        views=RESULTS / "explain/{model}/views-{batch}.parquet",
+    log:
+        LOGS / "predict-{model}-{batch}.log",
+    benchmark:
+        TIMES / "predict-{model}-{batch}.tsv"
+    params:
+        code=code("predict.py"),
+        model=lambda wildcards: model_spec(wildcards.model),
+        # Which column of the pictures the model's classes are held against.
+        labels=lambda wildcards: MODELS[wildcards.model].get("train", {}).get("target", "object"),
+        target=STUDY["target"],
+        compute_threads=THREADS,
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    conda:
+        "../envs/torch.yaml"
+    script:
+        "../workflow/scripts/predict.py"
+
+
+rule explain_cam:
+    message:
+        "Explain batch {wildcards.batch} of {wildcards.model} with {wildcards.method}"
+    input:
+        weights=model_files,
+        classes=lambda wildcards: class_name_files([wildcards.model]),
+        predictions=rules.predict.output.predictions,
+        views=rules.predict.output.views,
+    output:
+        RESULTS / "explain/{model}/cam-{method}-{batch}.parquet",
+    log:
+        LOGS / "explain_cam-{model}-{method}-{batch}.log",
+    benchmark:
+        TIMES / "explain_cam-{model}-{method}-{batch}.tsv"
+    params:
+        code=code("explain_cam.py"),
+        model=lambda wildcards: model_spec(wildcards.model),
+        layer=lambda wildcards: MODELS[wildcards.model]["cam_layer"],
+        batch_size=STUDY["cam"]["batch_size"],
+        compute_threads=THREADS,
+    threads: THREADS
+    # The long ones first, so that the last of them does not run alone at the end.
+    priority: 10
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    conda:
+        "../envs/explain.yaml"
+    script:
+        "../workflow/scripts/explain_cam.py"
+
+
+rule explain_lime:
+    message:
+        "Explain batch {wildcards.batch} of {wildcards.model} with LIME"
+    input:
+        weights=model_files,
+        classes=lambda wildcards: class_name_files([wildcards.model]),
+        predictions=rules.predict.output.predictions,
+        views=rules.predict.output.views,
+    output:
+        RESULTS / "explain/{model}/lime-{batch}.parquet",
+    log:
+        LOGS / "explain_lime-{model}-{batch}.log",
+    benchmark:
+        TIMES / "explain_lime-{model}-{batch}.tsv"
+    params:
+        code=code("explain_lime.py"),
+        model=lambda wildcards: model_spec(wildcards.model),
+        settings=lime_settings(),
+        compute_threads=THREADS,
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=240,
+    conda:
+        "../envs/explain.yaml"
+    script:
+        "../workflow/scripts/explain_lime.py"
+
+
+rule export_explain_params:
+    message:
+        "Export the parameters that LIME was run with"
+    input:
+        predictions=expand(
+            rules.predict.output.predictions, model=EXPLAINED, batch=BATCHES
+        ),
+    output:
+        RESULTS / "explain_params.pkl",
+    log:
+        LOGS / "export_explain_params.log",
+    benchmark:
+        TIMES / "export_explain_params.tsv"
+    params:
+        code=code("export_explain_params.py"),
+        settings=lime_settings(),
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    conda:
+        "../envs/explain.yaml"
+    script:
+        "../workflow/scripts/export_explain_params.py"

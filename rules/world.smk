@@ -1,0 +1,116 @@
+# The rendered world of the embedded study, and the models trained on it.
+
+
+rule render_training:
+    message:
+        "Render training pictures, shard {wildcards.shard}"
+    output:
+        RESULTS / "world/training-{shard}.npz",
+    log:
+        LOGS / "render_training-{shard}.log",
+    benchmark:
+        TIMES / "render_training-{shard}.tsv"
+    params:
+        code=code("render_pictures.py"),
+        seed=SEED,
+        size=WORLD["size"] if WORLD else None,
+        stream="training",
+        pictures=WORLD["training"]["pictures"] if WORLD else None,
+        shards=len(TRAINING_SHARDS),
+        clutter=WORLD["training"]["clutter"] if WORLD else None,
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    conda:
+        "../envs/base.yaml"
+    script:
+        "../workflow/scripts/render_pictures.py"
+
+
+rule render_held_out:
+    message:
+        "Render held-out pictures"
+    output:
+        RESULTS / "world/held-out.npz",
+    log:
+        LOGS / "render_held_out.log",
+    benchmark:
+        TIMES / "render_held_out.tsv"
+    params:
+        code=code("render_pictures.py"),
+        seed=SEED,
+        size=WORLD["size"] if WORLD else None,
+        stream="held-out",
+        pictures=WORLD["held_out"]["pictures"] if WORLD else None,
+        shards=1,
+        clutter=[0, 1, 2, 3, 4],
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+    conda:
+        "../envs/base.yaml"
+    script:
+        "../workflow/scripts/render_pictures.py"
+
+
+rule train_classifier:
+    message:
+        "Train {wildcards.model}"
+    input:
+        check=checked(),
+        training=expand(rules.render_training.output, shard=TRAINING_SHARDS),
+        held_out=rules.render_held_out.output,
+    output:
+        weights=RESULTS / "models/{model}/weights.safetensors",
+        accuracy=RESULTS / "models/{model}/accuracy.parquet",
+    log:
+        LOGS / "train_classifier-{model}.log",
+    benchmark:
+        TIMES / "train_classifier-{model}.tsv"
+    params:
+        code=code("train_classifier.py"),
+        model=lambda wildcards: model_spec(wildcards.model),
+        settings=lambda wildcards: ordered(MODELS[wildcards.model]["train"]),
+        clutter=WORLD["training"]["clutter"] if WORLD else None,
+        seed=SEED,
+        compute_threads=THREADS,
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    conda:
+        "../envs/torch.yaml"
+    script:
+        "../workflow/scripts/train_classifier.py"
+
+
+rule train_clip:
+    message:
+        "Train the small CLIP"
+    input:
+        check=checked(),
+        training=expand(rules.render_training.output, shard=TRAINING_SHARDS),
+        held_out=rules.render_held_out.output,
+    output:
+        weights=RESULTS / "clip/weights.pt",
+        accuracy=RESULTS / "clip/accuracy.parquet",
+    log:
+        LOGS / "train_clip.log",
+    benchmark:
+        TIMES / "train_clip.tsv"
+    params:
+        code=code("train_clip.py"),
+        settings=ordered(STUDY["clip"]["train"]) if STUDY["clip"] else None,
+        clutter=WORLD["training"]["clutter"] if WORLD else None,
+        seed=SEED,
+        compute_threads=THREADS,
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    conda:
+        "../envs/torch.yaml"
+    script:
+        "../workflow/scripts/train_clip.py"

@@ -1,0 +1,19 @@
+"""What tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real photographs and weights; the test skips where it is absent."""
+    folder = os.environ.get("CONSILIENCE_REAL_DATA")
+    if not folder:
+        pytest.skip("CONSILIENCE_REAL_DATA names no folder of real photographs and weights")
+    if not Path(folder, "photos").is_dir():
+        pytest.skip(f"CONSILIENCE_REAL_DATA: {folder} has no photos/")
+    return Path(folder).resolve()

@@ -1,0 +1,53 @@
+import pytest
+import torch
+
+from consilience import check
+from consilience.classifiers import build_architecture
+from consilience.errors import ConsilienceError
+
+SPEC = {
+    "name": "net",
+    "architecture": "resnet18",
+    "classes": ["cat", "dog"],
+    "transform": {"mean": [0.5] * 3, "std": [0.5] * 3},
+}
+
+
+def test_a_sound_model_is_described_without_weights():
+    assert check.check_model(SPEC, ["layer4", "fc"], "predicted") == {
+        "classes": 2,
+        "parameters": 11177538,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "layers", "target", "said"),
+    [
+        ({}, ["layer5"], "predicted", r"no layer 'layer5'; did you mean 'layer"),
+        ({}, [], 2, "classes 0 to 1, not 2"),
+        ({}, [], "dgo", "did you mean 'dog'"),
+        ({"architecture": "resnet81"}, [], "predicted", "did you mean"),
+        ({"keep_resolution": ["layer9"]}, [], "predicted", "no stage 'layer9'"),
+        ({"transform": None}, [], "predicted", "preprocessing is not known"),
+        ({"classes": None}, [], "predicted", "class names are not known"),
+        ({"preprocessing": "IMAGENET1K_V9"}, [], "predicted", "it has IMAGENET1K_V1"),
+    ],
+)
+def test_what_only_the_model_can_tell(change, layers, target, said):
+    with pytest.raises(ConsilienceError, match=said):
+        check.check_model(SPEC | change, layers, target)
+
+
+def test_a_checkpoint_that_does_not_fit_is_found(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(build_architecture("resnet18", 3).state_dict(), path)
+    with pytest.raises(ConsilienceError, match=r"does not fit resnet18 with 2 classes.*fc.weight"):
+        check.check_model(SPEC | {"checkpoint": str(path)}, [], "predicted")
+
+
+def test_all_that_is_wrong_is_said_at_once():
+    specs = [SPEC | {"name": "a"}, SPEC | {"name": "b"}, SPEC | {"name": "c"}]
+    layers = {"a": ["nowhere"], "b": ["fc"], "c": ["nowhere"]}
+    with pytest.raises(ConsilienceError) as caught:
+        check.check_models(specs, layers, "predicted", ["a"], lambda line: None)
+    assert [line.split("'")[1] for line in str(caught.value).splitlines()] == ["a", "c"]

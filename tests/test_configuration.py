@@ -1,0 +1,131 @@
+import copy
+import re
+
+import pytest
+import yaml
+
+from conftest import REPOSITORY
+from consilience.configuration import SCHEMA, read_yaml, resolve_study
+from consilience.errors import ConsilienceError
+
+
+@pytest.fixture
+def default(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    return read_yaml("config.yaml")
+
+
+def changed(config, key, value):
+    """Return the configuration with one key set, given as ``models.0.name``."""
+    config = copy.deepcopy(config)
+    inner = config
+    *parents, last = key.split(".")
+    for part in parents:
+        inner = inner[int(part)] if part.isdigit() else inner[part]
+    inner[last] = value
+    return config
+
+
+def test_the_default_study_is_sound(default):
+    study = resolve_study(default, ["config.yaml"])
+    assert study["models"][1]["explain"] is False
+    # Filled in from the schema, two levels down in a list.
+    assert study["models"][0]["train"]["learning_rate"] > 0
+
+
+def test_defaults_do_not_touch_what_was_given(default):
+    before = copy.deepcopy(default)
+    resolve_study(default)
+    assert default == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("lime.num_sample", 3, r"unknown key 'lime.num_sample'; did you mean 'num_samples'"),
+        ("sed", 3, r"unknown key 'sed'; did you mean 'seed'"),
+        ("lime.num_samples", "many", r"^lime.num_samples: 'many' is not of type integer"),
+        ("lime.num_samples", True, r"^lime.num_samples: True is not of type integer"),
+        ("acts.cam", "yes", r"^acts.cam: 'yes' is not of type boolean"),
+        ("cam.methods", ["gradcam"], r"^cam.methods\[0\]: 'gradcam'.*'grad-cam'"),
+        ("study", "../other", r"^study: '../other' does not match"),
+        ("seed", -1, r"^seed: -1 is less than the minimum"),
+        ("models", [], r"^models: \[\]"),
+        ("models.0.weights", "X", r"^models\[0\]: give exactly one of .* has train and weights"),
+        ("models.0.cam_layer", None, r"cam_layer: is missing"),
+        ("models.1.name", "object-net", r"'object-net' is given twice"),
+        ("pictures", [{}], r"^pictures\[0\]: give exactly one of world, folder"),
+        ("pictures", [{"folder": "nowhere"}], r"there is no folder 'nowhere'"),
+        ("world", None, r"pictures\[0\].world: this study has no world"),
+        ("clip.path", "x.pt", r"^clip: give exactly one of train, path and name"),
+        ("clip", None, r"acts.dissect: needs a clip"),
+        ("clip", {"path": "nowhere.pt"}, r"clip.path: there is no file 'nowhere.pt'"),
+        ("concepts", "words.txt", r"concepts: there is no file 'words.txt'"),
+        ("probe", [], r"probe: is empty"),
+    ],
+)
+def test_each_mistake_is_named_with_key_and_value(default, key, value, said):
+    with pytest.raises(ConsilienceError, match=re.compile(said, re.MULTILINE)) as caught:
+        resolve_study(changed(default, key, value))
+    assert all(len(line) < 400 for line in str(caught.value).splitlines())
+
+
+def test_all_mistakes_are_said_at_once(default):
+    config = changed(changed(default, "seed", "x"), "acts.cam", 1)
+    with pytest.raises(ConsilienceError) as caught:
+        resolve_study(config)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_key_given_twice_is_an_error(tmp_path, default):
+    path = tmp_path / "study.yaml"
+    path.write_text("seed: 1\nlime:\n  num_samples: 10\n  num_samples: 20\n")
+    with pytest.raises(ConsilienceError, match=r"study.yaml, line 4: key 'num_samples' is given"):
+        resolve_study(default, [path])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a: [1", "study.yaml, line"),
+        (b"- 1\n", "must be a mapping"),
+        (b"a: \xff\n", "not UTF-8"),
+        (b"a:\n\t- 1\n", "study.yaml, line 2"),
+    ],
+)
+def test_broken_yaml_is_said_with_its_place(tmp_path, content, said):
+    path = tmp_path / "study.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConsilienceError, match=said):
+        read_yaml(path)
+
+
+def test_the_photographs_study_inherits_nothing_of_the_world(default, tmp_path):
+    """Merged as Snakemake merges: mappings key by key, lists whole."""
+    from snakemake.utils import update_config
+
+    update_config(default, read_yaml("studies/photographs.yaml"))
+    default["pictures"] = [{"folder": str(tmp_path)}]
+    study = resolve_study(default)
+    assert study["world"] is None
+    assert study["clip"] is None
+    assert [model["name"] for model in study["models"]] == ["resnet50"]
+    # "world" may be said only as a key that is null.
+    assert "'world'" not in str({key: value for key, value in study.items() if key != "world"})
+
+
+def walk(schema, path=""):
+    for key, sub in schema.get("properties", {}).items():
+        yield f"{path}{key}", sub, key in schema.get("required", ())
+        yield from walk(sub, f"{path}{key}.")
+        if isinstance(sub.get("items"), dict):
+            yield from walk(sub["items"], f"{path}{key}[].")
+
+
+def test_every_key_of_the_schema_has_a_description_and_a_default():
+    # Keys without which an alternative would not be that alternative have none.
+    chosen = re.compile(r"world|folder|train|weights|checkpoint|path|name|labels")
+    for key, sub, required in walk(yaml.safe_load(SCHEMA.read_text())):
+        assert sub.get("description"), f"{key} has no description"
+        if not required and not chosen.fullmatch(key.split(".")[-1]):
+            assert "default" in sub, f"{key} has no default"

@@ -1,0 +1,124 @@
+import json
+import os
+
+import pytest
+
+from consilience import index
+from consilience.errors import ConsilienceError
+
+PATTERNS = ["*.jpg", "*.png"]
+
+
+def source(folder, **more):
+    return {"folder": str(folder), "include": PATTERNS, "labels": None} | more
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    for name in ("a.jpg", "b.PNG", "inner/c.jpg", "inner/d.jpg", "notes.txt", ".hidden.jpg"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+    return folder
+
+
+def states(lists):
+    return [(path.read_bytes(), path.stat().st_mtime_ns) for path in lists]
+
+
+def test_pictures_are_found_below_the_folder(photographs):
+    assert index.list_pictures(photographs, PATTERNS) == [
+        "a.jpg",
+        "b.PNG",
+        "inner/c.jpg",
+        "inner/d.jpg",
+    ]
+    assert index.list_pictures(photographs, ["inner/*"]) == ["inner/c.jpg", "inner/d.jpg"]
+    assert index.list_pictures(photographs, ["c.*"]) == ["inner/c.jpg"]
+
+
+def test_every_picture_is_in_one_batch(photographs, tmp_path):
+    lists = index.write_index([source(photographs)], 3, tmp_path / "index")
+    entries = [entry for path in lists for entry in index.read_index(path)]
+    assert sorted(entry["name"] for entry in entries) == [
+        "a.jpg",
+        "b.PNG",
+        "inner/c.jpg",
+        "inner/d.jpg",
+    ]
+    assert entries[0]["sha256"] == index.hash_bytes(entries[0]["name"].encode())
+
+
+def test_only_the_batch_of_a_change_is_written_anew(photographs, tmp_path):
+    target = tmp_path / "index"
+    before = states(index.write_index([source(photographs)], 8, target))
+    assert states(index.write_index([source(photographs)], 8, target)) == before
+    (photographs / "a.jpg").write_bytes(b"another picture")
+    after = states(index.write_index([source(photographs)], 8, target))
+    different = [batch for batch in range(8) if before[batch] != after[batch]]
+    assert different == [index.batch_of("a.jpg", 8)]
+    (photographs / "new.jpg").write_bytes(b"new")
+    last = states(index.write_index([source(photographs)], 8, target))
+    different = [batch for batch in range(8) if last[batch] != after[batch]]
+    assert different == [index.batch_of("new.jpg", 8)]
+
+
+def test_a_file_touched_but_unchanged_changes_nothing(photographs, tmp_path):
+    target = tmp_path / "index"
+    before = states(index.write_index([source(photographs)], 2, target))
+    os.utime(photographs / "a.jpg", (1, 1))
+    assert states(index.write_index([source(photographs)], 2, target)) == before
+
+
+def test_files_are_read_again_only_when_size_or_time_changed(photographs, tmp_path, monkeypatch):
+    target = tmp_path / "index"
+    index.write_index([source(photographs)], 2, target)
+    read = []
+    monkeypatch.setattr(index, "hash_bytes", lambda data: read.append(data) or "0" * 64)
+    index.write_index([source(photographs)], 2, target)
+    assert read == []
+    os.utime(photographs / "a.jpg", (1, 1))
+    index.write_index([source(photographs)], 2, target)
+    assert read == [b"a.jpg"]
+
+
+def test_a_broken_cache_is_made_again(photographs, tmp_path):
+    target = tmp_path / "index"
+    before = states(index.write_index([source(photographs)], 2, target))
+    (target / "seen.json").write_text("{broken")
+    assert states(index.write_index([source(photographs)], 2, target)) == before
+    assert json.loads((target / "seen.json").read_text())
+
+
+def test_labels_reach_their_pictures(photographs, tmp_path):
+    labels = tmp_path / "labels.csv"
+    labels.write_text("name,label\na.jpg,goldfish\n", encoding="utf-8-sig")
+    (only,) = index.write_index([source(photographs, labels=str(labels))], 1, tmp_path / "index")
+    found = {entry["name"]: entry["label"] for entry in index.read_index(only)}
+    assert found["a.jpg"] == "goldfish"
+    assert found["b.PNG"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name,class\na.jpg,x\n", "has no column label"),
+        ("name,label\nz.jpg,x\n", "'z.jpg' is not in"),
+        ("name,label\na.jpg,x\na.jpg,y\n", "'a.jpg' is labelled twice"),
+        ("", "has no column label or name"),
+    ],
+)
+def test_wrong_labels_are_named(photographs, tmp_path, text, said):
+    labels = tmp_path / "labels.csv"
+    labels.write_text(text)
+    with pytest.raises(ConsilienceError, match=said):
+        index.write_index([source(photographs, labels=str(labels))], 1, tmp_path / "index")
+
+
+def test_an_empty_folder_and_a_name_in_two_folders_are_errors(photographs, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConsilienceError, match="holds no picture that matches"):
+        index.write_index([source(tmp_path / "empty")], 1, tmp_path / "index")
+    with pytest.raises(ConsilienceError, match=r"'a.jpg' is also in another folder"):
+        index.write_index([source(photographs), source(photographs)], 1, tmp_path / "index")

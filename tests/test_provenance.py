@@ -1,0 +1,69 @@
+import pytest
+
+from consilience import provenance
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A library of three modules in a chain, and a script that imports the first."""
+    folder = tmp_path / "consilience"
+    folder.mkdir()
+    (folder / "first.py").write_text("from .second import work\n")
+    (folder / "second.py").write_text("def work():\n    import numpy\n    return 1\n")
+    (folder / "other.py").write_text("x = 1\n")
+    (tmp_path / "step.py").write_text("from consilience import first\nfirst.work()\n")
+    monkeypatch.setattr(provenance, "LIBRARY", folder)
+    provenance._parse.cache_clear()
+    yield tmp_path
+    provenance._parse.cache_clear()
+
+
+def digest_after(library, file, text):
+    (library / file).write_text(text)
+    provenance._parse.cache_clear()
+    return provenance.digest(library / "step.py")
+
+
+def test_what_a_script_depends_on(library):
+    code, versions = provenance.dependencies(library / "step.py")
+    assert sorted(code) == ["first.py", "second.py", "step.py"]
+    assert list(versions) == ["numpy"]
+
+
+def test_a_change_in_what_is_imported_indirectly_counts(library):
+    before = provenance.digest(library / "step.py")
+    text = "def work():\n    import numpy\n    return 2\n"
+    assert digest_after(library, "consilience/second.py", text) != before
+
+
+def test_what_is_not_imported_does_not_count(library):
+    before = provenance.digest(library / "step.py")
+    assert digest_after(library, "consilience/other.py", "x = 2\n") == before
+
+
+def test_comments_docstrings_and_layout_do_not_count(library):
+    before = provenance.digest(library / "step.py")
+    text = '"""About."""\n# why\ndef work():\n    """Work."""\n    import numpy\n\n    return (1)\n'
+    assert digest_after(library, "consilience/second.py", text) == before
+
+
+def test_a_package_version_counts(library, monkeypatch):
+    before = provenance.digest(library / "step.py")
+    monkeypatch.setattr(provenance, "package_version", lambda name: f"{name} 99")
+    assert provenance.digest(library / "step.py") != before
+
+
+def test_where_the_checkout_lies_does_not_count(library, tmp_path, monkeypatch):
+    before = provenance.digest(library / "step.py")
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for name in ("consilience", "step.py"):
+        (library / name).rename(moved / name)
+    monkeypatch.setattr(provenance, "LIBRARY", moved / "consilience")
+    assert provenance.digest(moved / "step.py") == before
+
+
+def test_packages_are_found_by_the_names_they_are_imported_by():
+    for name in ("PIL", "skimage", "yaml", "clip", "pytorch_grad_cam", "torch"):
+        assert provenance.package_version(name), name
+    assert provenance.package_version("json") is None

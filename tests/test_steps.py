@@ -1,0 +1,27 @@
+import pytest
+
+from consilience import steps
+from consilience.errors import ConsilienceError
+
+
+def test_lines_go_to_the_log(tmp_path):
+    with steps.logged(tmp_path / "log") as log:
+        log("half way")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[0].endswith("half way")
+    assert lines[1].endswith("done")
+
+
+def test_a_users_error_has_no_traceback(tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught, steps.logged(tmp_path / "log"):
+        raise ConsilienceError("file x: is broken; mend it")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "error: file x: is broken; mend it\n"
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    assert "file x: is broken" in (tmp_path / "log").read_text()
+
+
+def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
+    with pytest.raises(ZeroDivisionError), steps.logged(tmp_path / "log"):
+        1 / 0  # noqa: B018
+    assert "Traceback" in (tmp_path / "log").read_text()

@@ -1,0 +1,280 @@
+"""Pictures and words in one space: CLIP (Radford et al., 2021), and the list of concept words.
+
+Whatever has :meth:`ClipEncoder.embed_pictures` and :meth:`ClipEncoder.embed_texts` can take its
+place.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .classifiers import nearest
+from .errors import ConsilienceError
+
+
+def import_clip() -> ModuleType:
+    """Import the module ``clip`` without the one warning that its import is known for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
+        import clip
+    return clip
+
+
+def tokenize(texts: Sequence[str], context_length: int = 77) -> torch.Tensor:
+    """Turn texts into CLIP's tokens.
+
+    Parameters
+    ----------
+    texts
+        At least one.
+    context_length
+        Tokens that the model takes, the first and the last included.
+
+    Returns
+    -------
+    torch.Tensor
+        int64, shape (n, longest): cut after the longest text. The text transformer looks only
+        backwards, so what follows a text's end token does not change its embedding.
+
+    Raises
+    ------
+    ConsilienceError
+        If a text is too long.
+    """
+    clip = import_clip()
+    try:
+        tokens = clip.tokenize(list(texts), context_length=context_length)
+    except RuntimeError:
+        for text in texts:  # find the one, to name it
+            try:
+                clip.tokenize(text, context_length=context_length)
+            except RuntimeError:
+                shown = text if len(text) <= 60 else text[:57] + "..."
+                raise ConsilienceError(
+                    f"concept {shown!r}: longer than the {context_length} tokens that CLIP takes; "
+                    "shorten it"
+                ) from None
+        raise
+    return tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
+
+
+def _unit(vectors: torch.Tensor, what: str) -> np.ndarray:
+    """Scale rows to length one, or refuse those that have no direction."""
+    vectors = vectors.float()
+    length = vectors.norm(dim=1, keepdim=True)
+    bad = ~(torch.isfinite(length) & (length > 0)).flatten()
+    if bad.any():
+        raise ConsilienceError(
+            f"CLIP gives {what} {int(bad.nonzero()[0])} an embedding of length "
+            f"{float(length[bad][0])}; check its weights"
+        )
+    return (vectors / length).numpy()
+
+
+class ClipEncoder:
+    """A model of the ``clip`` package, in evaluation mode, float32, on the CPU.
+
+    Parameters
+    ----------
+    model
+        A ``clip.model.CLIP``.
+    preprocess
+        Maps a PIL picture to float32 (3, side, side), as ``clip.load`` gives it.
+    """
+
+    def __init__(self, model: torch.nn.Module, preprocess):
+        self.model = model.eval().float().requires_grad_(False)
+        self.preprocess = preprocess
+
+    def embed_pictures(
+        self, pictures: Sequence[Image.Image | np.ndarray], batch: int = 64
+    ) -> np.ndarray:
+        """Embed pictures with the model's own preprocessing.
+
+        Parameters
+        ----------
+        pictures
+            PIL pictures, or uint8 arrays of shape (height, width, 3), of any sizes.
+        batch
+            Pictures a forward pass.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32, shape (n, d), rows of length one.
+
+        Raises
+        ------
+        ConsilienceError
+            If an embedding is not finite or zero.
+        """
+        parts = []
+        for start in range(0, len(pictures), batch):
+            some = [
+                picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+                for picture in pictures[start : start + batch]
+            ]
+            ready = torch.stack([self.preprocess(picture.convert("RGB")) for picture in some])
+            with torch.inference_mode():
+                parts.append(self.model.encode_image(ready))
+        return _unit(torch.cat(parts) if parts else self._nothing(), "picture")
+
+    def embed_texts(
+        self, words: Sequence[str], templates: Sequence[str] = ("{}",), batch: int = 256
+    ) -> np.ndarray:
+        """Embed words, each in every template, averaged over the templates.
+
+        Parameters
+        ----------
+        words
+            Words or phrases.
+        templates
+            Texts in which ``{}`` stands for the word.
+        batch
+            Words a forward pass.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32, shape (n, d), rows of length one: the mean of the templates' unit vectors,
+            scaled to length one again.
+
+        Raises
+        ------
+        ConsilienceError
+            If a text is too long, a template has no ``{}``, or an embedding has no direction.
+        """
+        if not templates or not all("{}" in template for template in templates):
+            raise ConsilienceError(f"templates {list(templates)!r}: each must hold {{}} once")
+        parts = []
+        for start in range(0, len(words), batch):
+            some = words[start : start + batch]
+            mean = 0.0
+            for template in templates:
+                texts = [template.replace("{}", word) for word in some]
+                with torch.inference_mode():
+                    tokens = tokenize(texts, self.model.context_length)
+                    vectors = self.model.encode_text(tokens).float()
+                mean = mean + torch.from_numpy(_unit(vectors, "text"))
+            parts.append(mean)
+        return _unit(torch.cat(parts) if parts else self._nothing(), "text")
+
+    def _nothing(self) -> torch.Tensor:
+        return torch.empty(0, self.model.text_projection.shape[1])
+
+
+def load_clip(path_or_name: str | Path) -> ClipEncoder:
+    """Load a CLIP through ``clip.load``, which passes weights through float16.
+
+    Parameters
+    ----------
+    path_or_name
+        A state dict (or one of OpenAI's archives) on disk, or the name of one of OpenAI's models,
+        such as ``ViT-B/16``, which is fetched into ``~/.cache/clip`` when it is not there.
+
+    Raises
+    ------
+    ConsilienceError
+        If there is no such file or name, it cannot be fetched, or it is no CLIP.
+    """
+    clip = import_clip()
+    name = str(path_or_name)
+    names = clip.available_models()
+    if name not in names and not Path(name).is_file():
+        raise ConsilienceError(
+            f"clip {name!r}: neither a file nor one of OpenAI's models ({', '.join(names)}); "
+            f"{nearest(name, names)}"
+        )
+    try:
+        model, preprocess = clip.load(name, device="cpu")
+    except OSError as error:  # urllib's errors among them
+        raise ConsilienceError(
+            f"clip {name!r}: cannot be read or fetched ({error}); fetch its file elsewhere and "
+            "give its path"
+        ) from None
+    except Exception as error:  # zip, pickle and missing keys all raise their own
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConsilienceError(
+            f"clip {name!r}: not a CLIP that clip.load takes ({lines[0]}); give a state dict of "
+            "clip.model.CLIP"
+        ) from None
+    return ClipEncoder(model, preprocess)
+
+
+@dataclass(frozen=True)
+class ConceptList:
+    """The words of a concept file, in its order, and what was left out.
+
+    Attributes
+    ----------
+    words
+        Each once, without white space around it.
+    blank
+        Lines that hold nothing, by number, from 1.
+    repeated
+        Lines that hold a word that an earlier line has, by number, with the word.
+    """
+
+    words: tuple[str, ...]
+    blank: tuple[int, ...]
+    repeated: tuple[tuple[int, str], ...]
+
+    def __str__(self) -> str:
+        """Say in a line what was kept and what was left out."""
+        said = f"{len(self.words)} concepts"
+        if self.blank:
+            said += f"; {len(self.blank)} blank lines left out"
+        if self.repeated:
+            shown = ", ".join(f"{word!r} (line {line})" for line, word in self.repeated[:5])
+            more = f" and {len(self.repeated) - 5} more" if len(self.repeated) > 5 else ""
+            said += f"; {len(self.repeated)} repeated left out: {shown}{more}"
+        return said
+
+
+def read_concepts(path: str | Path) -> ConceptList:
+    """Read concept words, one a line.
+
+    UTF-8 with or without a byte order mark; lines end in LF, CRLF or CR. Blank lines and words
+    that were there before are left out and reported. Case counts.
+
+    Raises
+    ------
+    ConsilienceError
+        If the file cannot be read, is not UTF-8, holds control characters, or has no word.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConsilienceError(f"{path}: concepts cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ConsilienceError(
+            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
+    words, blank, repeated = {}, [], []
+    # Not splitlines: it would also split at separators that a phrase may hold.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        # Files that were joined keep their byte order marks; zero-width spaces come with copying.
+        word = " ".join(line.replace("\ufeff", " ").replace("\u200b", " ").split())
+        if not word:
+            blank.append(number)
+        elif any(unicodedata.category(character) == "Cc" for character in word):
+            raise ConsilienceError(
+                f"{path}, line {number}: {word!r} holds control characters; remove them"
+            )
+        elif word in words:
+            repeated.append((number, word))
+        else:
+            words[word] = None
+    if not words:
+        raise ConsilienceError(f"{path}: no concept in it; write one a line")
+    return ConceptList(tuple(words), tuple(blank), tuple(repeated))

@@ -1,0 +1,391 @@
+"""Draw what the report shows: heatmaps and outlines over pictures, and charts as SVG.
+
+Charts take the page's text colour (``currentColor``) and carry no style sheet and no style
+attribute, so that they are readable in light and dark and pass a strict content security policy.
+"""
+
+from __future__ import annotations
+
+import io
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from PIL import Image
+
+COLOURS = ("#d55e00", "#2b7fc0", "#0a9a70", "#c0659a", "#8a7a00", "#7a6fd0")
+"""Okabe and Ito's colours, which colour-blind people tell apart, with a contrast of about 3 or
+more on white and on near-black; used with :data:`MARKERS`, never as the only sign."""
+
+MARKERS = ("D", "o", "s", "^", "v", "P")
+
+COLORMAP = "inferno"
+"""Of heatmaps: perceptually uniform, and in grey still from dark to light."""
+
+_INK = "#010203"  # stands for the page's text colour until the SVG is written
+_SVG = "http://www.w3.org/2000/svg"
+_XLINK = "http://www.w3.org/1999/xlink"
+ET.register_namespace("", _SVG)
+
+_STYLE = {
+    "svg.fonttype": "none",
+    # Identifiers are hashes; without a salt of ours they would differ from run to run.
+    "svg.hashsalt": "consilience",
+    # A name is text, also where it holds two dollar signs.
+    "text.parse_math": False,
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 0,
+    "axes.facecolor": "none",
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """What a chart shows at one place of its category axis.
+
+    Attributes
+    ----------
+    label
+        Name of the place.
+    points
+        (name, value) of every single picture; a value of None is not drawn but keeps its place.
+    mean, low, high
+        Mean and bounds of its interval; None where not known.
+    """
+
+    label: str
+    points: Sequence[tuple[str, float | None]] = ()
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Groups that belong together, drawn in one colour and with one marker."""
+
+    label: str
+    groups: Sequence[Group] = field(default_factory=tuple)
+    style: int = 0
+
+    @property
+    def colour(self) -> str:
+        return COLOURS[self.style % len(COLOURS)]
+
+    @property
+    def marker(self) -> str:
+        return MARKERS[self.style % len(MARKERS)]
+
+
+def enlarge(view: np.ndarray, side: int = 192) -> np.ndarray:
+    """Bring a picture to about ``side`` pixels for display.
+
+    Small pictures are enlarged by a whole factor without smoothing, so that what the model saw
+    stays visible; large ones are reduced.
+
+    Parameters
+    ----------
+    view
+        uint8, shape (height, width, 3).
+    side
+        Aim for the longer side, pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (height', width', 3).
+    """
+    longest = max(view.shape[:2])
+    if factor := side // longest:
+        return view.repeat(factor, axis=0).repeat(factor, axis=1)
+    if longest <= 1.25 * side:
+        return view
+    size = [max(1, round(side * length / longest)) for length in view.shape[1::-1]]
+    return np.asarray(Image.fromarray(view).resize(size, Image.Resampling.LANCZOS))
+
+
+def overlay(view: np.ndarray, heatmap: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+    """Lay a heatmap over a picture.
+
+    The picture is turned to grey, so that every colour seen is one of the colour bar's.
+
+    Parameters
+    ----------
+    view
+        uint8, shape (height, width, 3).
+    heatmap
+        Float in [0, 1], of any shape with the same sides' ratio; it is resized smoothly.
+    opacity
+        Of the heatmap, in [0, 1].
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (height, width, 3).
+    """
+    height, width = view.shape[:2]
+    heat = Image.fromarray(np.nan_to_num(np.asarray(heatmap, dtype=np.float32)))
+    heat = np.asarray(heat.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
+    colours = matplotlib.colormaps[COLORMAP](heat)[..., :3]
+    grey = np.asarray(Image.fromarray(view).convert("L"), dtype=np.float64)[..., None] / 255
+    return ((opacity * colours + (1 - opacity) * grey) * 255).round().astype(np.uint8)
+
+
+def outline_mask(view: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Darken a picture outside a mask and draw the mask's edge, white beside black.
+
+    Parameters
+    ----------
+    view
+        uint8, shape (height, width, 3).
+    mask
+        Shape (height', width'), 0 is outside; resized without smoothing.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (height, width, 3).
+    """
+    height, width = view.shape[:2]
+    inside = Image.fromarray(np.where(np.asarray(mask) != 0, 255, 0).astype(np.uint8))
+    inside = np.asarray(inside.resize((width, height), Image.Resampling.NEAREST)) > 0
+    outer = _dilate(inside)
+    drawn = np.where(inside[..., None], view, view * 0.35).astype(np.uint8)
+    drawn[_dilate(outer) & ~outer] = 0
+    drawn[outer & ~inside] = 255
+    return drawn
+
+
+def _dilate(inside: np.ndarray) -> np.ndarray:
+    """Grow a region by one pixel in the four directions."""
+    grown = inside.copy()
+    grown[1:] |= inside[:-1]
+    grown[:-1] |= inside[1:]
+    grown[:, 1:] |= inside[:, :-1]
+    grown[:, :-1] |= inside[:, 1:]
+    return grown
+
+
+def encode_webp(pixels: np.ndarray, quality: int = 80) -> bytes:
+    """Encode uint8 pixels, shape (height, width, 3), as WebP without any metadata."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", quality=quality, method=4)
+    return buffer.getvalue()
+
+
+def sample_colormap(steps: int = 9) -> list[tuple[float, str]]:
+    """Return (place in [0, 1], colour as #rrggbb) along :data:`COLORMAP`, for a colour bar."""
+    colormap = matplotlib.colormaps[COLORMAP]
+    return [
+        (float(place), matplotlib.colors.to_hex(colormap(place)))
+        for place in np.linspace(0, 1, steps)
+    ]
+
+
+def plot_levels(
+    series: Sequence[Series],
+    name: str,
+    title: str,
+    xlabel: str,
+    limits: tuple[float, float],
+    chance: Sequence[float | None] = (),
+    beyond: int | None = None,
+    percent: bool = False,
+) -> str:
+    """Plot values at ordered levels, one line a series, with intervals and every single point.
+
+    Parameters
+    ----------
+    series
+        All with the same levels.
+    name
+        Letters, digits and hyphens; identifiers in the SVG begin with it.
+    title
+        Heading, also what a screen reader says.
+    xlabel
+        Label of the axis of levels.
+    limits
+        Of the values.
+    chance
+        What unrelated explanations score, a level; drawn dashed.
+    beyond
+        Index of the first level beyond what the models were trained on; shaded from there.
+    percent
+        Whether to write values as percentages.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(3.1, 2.15)
+        labels = [group.label for group in series[0].groups]
+        places = np.arange(len(labels))
+        if beyond is not None and beyond < len(labels):
+            axes.axvspan(beyond - 0.5, len(labels) - 0.5, color=_INK, alpha=0.05, linewidth=0)
+        if any(value is not None for value in chance):
+            values = [np.nan if value is None else value for value in chance]
+            axes.plot(places, values, color=_INK, alpha=0.5, linewidth=0.9, linestyle=(0, (3, 2)))
+        tips = {}
+        for index, one in enumerate(series):
+            shift = 0.12 * (index - (len(series) - 1) / 2)
+            _draw_series(axes, one, places + shift, f"{name}-{index}", tips, vertical=True)
+        axes.set_xticks(places, labels)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.set_ylim(*limits)
+        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+        if percent:
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.set_xlabel(xlabel)
+        axes.set_title(title)
+        return _to_svg(figure, name, title, tips)
+
+
+def plot_groups(
+    series: Sequence[Series],
+    name: str,
+    title: str,
+    limits: tuple[float, float],
+    chance: float | None = None,
+) -> str:
+    """Plot one row a group (from top to bottom) with its interval and every single point.
+
+    Parameters are those of :func:`plot_levels`; each series has groups of its own.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        rows = sum(len(one.groups) for one in series)
+        figure, axes = _axes(3.6, 0.5 + 0.36 * rows)
+        if chance is not None:
+            axes.axvline(chance, color=_INK, alpha=0.5, linewidth=0.9, linestyle=(0, (3, 2)))
+        tips, row = {}, 0
+        for index, one in enumerate(series):
+            places = np.arange(row, row + len(one.groups))
+            _draw_series(axes, one, places, f"{name}-{index}", tips, vertical=False)
+            row += len(one.groups)
+        axes.set_yticks(range(rows), [group.label for one in series for group in one.groups])
+        axes.set_ylim(rows - 0.5, -0.5)
+        axes.set_xlim(*limits)
+        axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
+        axes.spines["left"].set_visible(False)
+        axes.set_title(title)
+        return _to_svg(figure, name, title, tips)
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), facecolor="none", layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
+    return figure, figure.subplots()
+
+
+def _draw_series(
+    axes: Axes,
+    series: Series,
+    places: np.ndarray,
+    key: str,
+    tips: dict[str, list[str]],
+    vertical: bool,
+) -> None:
+    """Draw points, intervals and means; what each point says when pointed at goes into ``tips``."""
+    across, along, said = [], [], []
+    for place, group in zip(places, series.groups, strict=True):
+        # A picture keeps its offset, so that it can be followed from level to level.
+        offsets = 0.4 * (np.arange(len(group.points)) + 0.5) / max(1, len(group.points)) - 0.2
+        for offset, (name, value) in zip(offsets, group.points, strict=True):
+            if value is None:
+                continue
+            across.append(place + offset)
+            along.append(value)
+            said.append(f"{name}: {value:.2f}")
+    if said:
+        xy = (across, along) if vertical else (along, across)
+        axes.scatter(*xy, s=9, color=series.colour, alpha=0.4, linewidths=0, clip_on=False, gid=key)
+        tips[key] = said
+    known = [
+        (place, group)
+        for place, group in zip(places, series.groups, strict=True)
+        if group.mean is not None
+    ]
+    if not known:
+        return
+    at = [place for place, _ in known]
+    means = [group.mean for _, group in known]
+    ends = [
+        (place, group.low, group.high)
+        for place, group in known
+        if None not in (group.low, group.high)
+    ]
+    lines = axes.vlines if vertical else axes.hlines
+    if ends:
+        lines(*zip(*ends, strict=True), color=series.colour, linewidth=1.6, clip_on=False)
+    axes.plot(
+        *((at, means) if vertical else (means, at)),
+        color=series.colour,
+        marker=series.marker,
+        markersize=5,
+        markeredgewidth=0,
+        linewidth=1.2 if vertical else 0,
+        clip_on=False,
+    )
+
+
+def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -> str:
+    """Write a figure as an ``<svg>`` element to stand inside a page.
+
+    matplotlib writes styles, which a strict content security policy forbids, and identifiers that
+    several figures on one page would share.
+    """
+    buffer = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
+    root = ET.fromstring(buffer.getvalue())
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        element.text = (element.text or "").strip() or None
+        element.tail = None
+        for rule in element.attrib.pop("style", "").split(";"):
+            key, _, value = rule.partition(":")
+            if key.strip() and key.strip() != "font-family":
+                value = value.strip().replace(_INK, "currentColor")
+                element.set(key.strip(), value.replace("url(#", f"url(#{name}-"))
+        if "clip-path" in element.attrib:
+            element.set("clip-path", element.get("clip-path").replace("url(#", f"url(#{name}-"))
+        if link := element.attrib.pop(f"{{{_XLINK}}}href", None):
+            element.set("href", f"#{name}-{link[1:]}")
+        if mark := element.attrib.pop("id", None):
+            if mark in tips:
+                uses = list(element.iter(f"{{{_SVG}}}use"))
+                for use, said in zip(uses, tips[mark], strict=True):
+                    ET.SubElement(use, f"{{{_SVG}}}title").text = said
+            if element.tag in (f"{{{_SVG}}}path", f"{{{_SVG}}}clipPath"):
+                element.set("id", f"{name}-{mark}")
+    for key in ("width", "height"):
+        root.attrib.pop(key)
+    root.set("role", "img")
+    root.set("aria-label", title)
+    root.set("font-family", "system-ui, sans-serif")
+    root.set("stroke-linejoin", "round")
+    return ET.tostring(root, encoding="unicode")

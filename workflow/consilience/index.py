@@ -1,0 +1,149 @@
+"""List the pictures of a folder and deal them into batches, before any job runs.
+
+Membership and content are written to one small file a batch, and only when they change, so that
+a workflow that goes by modification times redoes exactly the batches that must be redone.
+"""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from .errors import ConsilienceError
+from .images import batch_of, hash_bytes
+
+
+def read_labels(path: str | Path) -> dict[str, str]:
+    """Read a CSV file with the columns ``name`` and ``label``.
+
+    Raises
+    ------
+    ConsilienceError
+        If the file cannot be read, lacks a column, or labels a picture twice.
+    """
+    labels: dict[str, str] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if missing := {"name", "label"} - set(reader.fieldnames or ()):
+                raise ConsilienceError(f"{path}: has no column {' or '.join(sorted(missing))}")
+            for row in reader:
+                if row["name"] in labels:
+                    raise ConsilienceError(f"{path}: {row['name']!r} is labelled twice")
+                labels[row["name"]] = row["label"]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConsilienceError(f"{path}: labels cannot be read ({error})") from None
+    return labels
+
+
+def list_pictures(folder: str | Path, include: Sequence[str]) -> list[str]:
+    """Return the pictures below ``folder``, sorted, as paths relative to it.
+
+    A file counts if its relative path or its name matches one of the patterns ``include``
+    (case is ignored). Hidden files and folders are left out; links to folders are not followed.
+    """
+    found = []
+    patterns = [pattern.lower() for pattern in include]
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(parent, name).relative_to(folder).as_posix()
+            if not name.startswith(".") and any(
+                fnmatch.fnmatchcase(text.lower(), pattern)
+                for pattern in patterns
+                for text in (path, name)
+            ):
+                found.append(path)
+    return sorted(found)
+
+
+def _hash_file(path: Path, known: Mapping[str, Sequence]) -> tuple[int, int, str]:
+    """Return size, modification time (ns) and SHA-256; the last from ``known`` if those match."""
+    try:
+        status = path.stat()
+        before = known.get(str(path))
+        if before and before[:2] == [status.st_size, status.st_mtime_ns]:
+            return status.st_size, status.st_mtime_ns, before[2]
+        return status.st_size, status.st_mtime_ns, hash_bytes(path.read_bytes())
+    except OSError as error:
+        raise ConsilienceError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) -> list[Path]:
+    """Index folders of pictures into ``target``/0.json … , one file a batch.
+
+    Parameters
+    ----------
+    sources
+        Entries of a study's ``pictures`` or ``probe``; those without ``folder`` are passed over.
+    batches
+        Number of batches; a picture's depends on its relative path alone.
+    target
+        Folder of the lists. Beside them ``seen.json`` keeps size, time and hash of each file, so
+        that a file is read again only when its size or time has changed.
+
+    Returns
+    -------
+    list of pathlib.Path
+        The lists, by batch. Each holds entries of name, path, sha256 and label, sorted by name.
+
+    Raises
+    ------
+    ConsilienceError
+        If a folder holds no picture that matches, two folders hold one name, or a label has no
+        picture.
+    """
+    target = Path(target)
+    seen_file = target / "seen.json"
+    try:
+        known = json.loads(seen_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    seen: dict[str, list] = {}
+    entries: dict[str, dict] = {}
+    for source in sources:
+        if "folder" not in source:
+            continue
+        folder, include = Path(source["folder"]), source["include"]
+        names = list_pictures(folder, include)
+        if not names:
+            raise ConsilienceError(f"{folder}: holds no picture that matches {', '.join(include)}")
+        labels = read_labels(source["labels"]) if source.get("labels") else {}
+        if stray := sorted(set(labels) - set(names)):
+            raise ConsilienceError(f"{source['labels']}: {stray[0]!r} is not in {folder}")
+        for name in names:
+            if name in entries:
+                raise ConsilienceError(f"{folder}: {name!r} is also in another folder; rename one")
+            size, time, digest = _hash_file(folder / name, known)
+            seen[str(folder / name)] = [size, time, digest]
+            entries[name] = {
+                "name": name,
+                "path": str(folder / name),
+                "sha256": digest,
+                "label": labels.get(name),
+            }
+    lists = []
+    for batch in range(batches):
+        chosen = [entries[name] for name in sorted(entries) if batch_of(name, batches) == batch]
+        lists.append(target / f"{batch}.json")
+        _write_if_changed(lists[-1], json.dumps(chosen, indent=1, ensure_ascii=True) + "\n")
+    _write_if_changed(seen_file, json.dumps(seen, sort_keys=True))
+    return lists
+
+
+def read_index(path: str | Path) -> list[dict]:
+    """Read one list that :func:`write_index` wrote."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))

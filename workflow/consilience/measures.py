@@ -1,0 +1,229 @@
+"""What agreement and localisation share: explanations as vectors, top regions, summaries.
+
+An explanation is a map (a CAM's heatmap) or weighted superpixels (LIME), in the geometry of what
+the model saw. Whatever is compared is compared as float64 vectors over the same places.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .errors import ConsilienceError
+
+# Differences below this are the last digits of a sum, not an explanation. Maps are scaled to
+# [0, 1] and weights are in units of probability.
+_EQUAL = 1e-12
+
+
+class UndefinedError(Exception):
+    """A measure has no value here; the message is the reason that goes into the table."""
+
+
+@dataclass(frozen=True, eq=False)
+class Superpixels:
+    """LIME's explanation of one picture.
+
+    Attributes
+    ----------
+    segment_map
+        Integers, shape (height, width): the superpixel of every pixel, 0 … segments - 1.
+    weights
+        Float, shape (segments,): the weight of each superpixel.
+
+    Raises
+    ------
+    ConsilienceError
+        If the superpixels and the weights do not belong together.
+    """
+
+    segment_map: np.ndarray
+    weights: np.ndarray
+
+    def __post_init__(self):
+        object.__setattr__(self, "segment_map", np.asarray(self.segment_map))
+        object.__setattr__(self, "weights", np.asarray(self.weights, dtype=np.float64))
+        segments, weights = self.segment_map, self.weights
+        if segments.ndim != 2 or not np.issubdtype(segments.dtype, np.integer) or not segments.size:
+            raise ConsilienceError(
+                f"superpixels of shape {segments.shape} and type {segments.dtype} are no "
+                "explanation; give integers of shape (height, width)"
+            )
+        found = np.unique(segments)
+        if weights.ndim != 1 or not np.array_equal(found, np.arange(len(weights))):
+            raise ConsilienceError(
+                f"{weights.size} weights do not fit {found.size} superpixels numbered "
+                f"{found[0]} to {found[-1]}; number them from 0 without gaps, one weight each"
+            )
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """Pixels of each superpixel, shape (segments,)."""
+        return np.bincount(self.segment_map.ravel())
+
+    def sum_over(self, values: np.ndarray) -> np.ndarray:
+        """Sum a vector over pixels within each superpixel, shape (segments,)."""
+        return np.bincount(self.segment_map.ravel(), weights=values, minlength=len(self.weights))
+
+
+Explanation = np.ndarray | Superpixels
+
+
+def shape_of(explanation: Explanation) -> tuple[int, ...]:
+    """Return height and width of an explanation."""
+    if isinstance(explanation, Superpixels):
+        return explanation.segment_map.shape
+    return np.shape(explanation)
+
+
+def require_varying(values: np.ndarray, what: str = "map") -> np.ndarray:
+    """Return ``values`` unless they order nothing.
+
+    Raises
+    ------
+    UndefinedError
+        If a value is not finite, or all are equal.
+    """
+    if not np.isfinite(values).all():
+        raise UndefinedError(f"{what} with values that are not finite")
+    if np.ptp(values) <= _EQUAL:
+        raise UndefinedError(f"constant {what}")
+    return values
+
+
+def pixel_values(explanation: Explanation) -> np.ndarray:
+    """Return an explanation as a vector over pixels: float64, row-major.
+
+    LIME's weight belongs to a whole superpixel: a pixel gets its share, weight / area.
+
+    Raises
+    ------
+    UndefinedError
+        If the map is constant or not finite, or if there is only one superpixel.
+    """
+    if not isinstance(explanation, Superpixels):
+        return require_varying(np.asarray(explanation, dtype=np.float64).ravel())
+    if len(explanation.weights) < 2:
+        raise UndefinedError("one superpixel")
+    # Equal weights say nothing, though unequal areas would make a map of them.
+    weights = require_varying(explanation.weights, "weights")
+    return (weights / explanation.areas)[explanation.segment_map].ravel()
+
+
+def rank_values(values: np.ndarray) -> np.ndarray:
+    """Return ranks from 1, ties sharing their mean, as ``scipy.stats.rankdata`` does."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+
+
+def top_region(values: np.ndarray, size: float) -> np.ndarray:
+    """Return how far each place belongs to the ``size`` places of highest value.
+
+    Places tied at the threshold share what the places above it leave, so that the region has
+    exactly the size that was asked for and no tie is broken by the order of the places. (A
+    rectified CAM is often zero over most of a picture, and LIME is constant in a superpixel: ties
+    are the rule.)
+
+    Parameters
+    ----------
+    values
+        Finite, shape (n,).
+    size
+        In places, above 0 and at most n; need not be whole.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 in [0, 1], shape (n,); sums to ``size``.
+    """
+    last = len(values) - int(np.ceil(size))
+    threshold = np.partition(values, last)[last]
+    above, tied = values > threshold, values == threshold
+    return above + tied * ((size - above.sum()) / tied.sum())
+
+
+def soft_iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the sum of minima over the sum of maxima of two memberships in [0, 1].
+
+    The Jaccard index where memberships are 0 or 1 (Ružička's similarity in general).
+    """
+    return float(np.minimum(a, b).sum() / np.maximum(a, b).sum())
+
+
+def bootstrap_mean(
+    values: Sequence[float], resamples: int, seed: int, level: float = 0.95
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the percentile bootstrap interval of the mean (Efron and Tibshirani 1993, ch. 13).
+
+    ``(None, None)`` for fewer than two values, of which nothing about the spread is known.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) < 2:
+        return None, None
+    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarise_rows(
+    rows: Iterable[Mapping],
+    pictures: Iterable[Mapping],
+    keys: Sequence[str],
+    resamples: int,
+    seed: int,
+) -> list[dict]:
+    """Summarise a measure's rows over pictures, by ``keys`` and the pictures' clutter level.
+
+    Parameters
+    ----------
+    rows
+        With ``picture``, ``value`` (None where undefined), ``chance`` and the ``keys``.
+    pictures
+        With ``name`` and ``clutter`` (None for photographs, which become a group of their own).
+    resamples, seed
+        Of the bootstrap over pictures. Every group draws from the same seed, so that its interval
+        does not depend on which other groups there are.
+
+    Returns
+    -------
+    list of dict
+        Sorted by keys and clutter: ``n`` pictures with a value, ``missing`` without, and of the
+        values ``mean``, ``median``, ``low`` and ``high`` (bounds of :func:`bootstrap_mean`) and
+        the mean of their ``chance``; None where there is no value to take them from.
+
+    Raises
+    ------
+    ConsilienceError
+        If a row's picture is not among ``pictures``.
+    """
+    clutter = {picture["name"]: picture["clutter"] for picture in pictures}
+    groups = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["picture"]):
+        if row["picture"] not in clutter:
+            raise ConsilienceError(f"picture {row['picture']!r} is scored but is not in the study")
+        groups[*(row[key] for key in keys), clutter[row["picture"]]].append(row)
+    summary = []
+    # Clutter may be None, which does not sort among numbers.
+    for group in sorted(groups, key=lambda group: (*group[:-1], group[-1] is None, group[-1])):
+        scored = [row for row in groups[group] if row["value"] is not None]
+        values = [row["value"] for row in scored]
+        chances = [row["chance"] for row in scored if row["chance"] is not None]
+        low, high = bootstrap_mean(values, resamples, seed)
+        summary.append(
+            dict(zip(keys, group[:-1], strict=True))
+            | {
+                "clutter": group[-1],
+                "n": len(values),
+                "missing": len(groups[group]) - len(values),
+                "mean": float(np.mean(values)) if values else None,
+                "median": float(np.median(values)) if values else None,
+                "low": low,
+                "high": high,
+                "chance": float(np.mean(chances)) if chances else None,
+            }
+        )
+    return summary

@@ -1,0 +1,87 @@
+"""Say exactly what code a step depends on, so that it reruns when that changes and only then."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+LIBRARY = Path(__file__).parent
+
+# Import names that differ from the names of the packages that bring them.
+_PACKAGES = {
+    "PIL": "pillow",
+    "clip": "clip-anytorch",
+    "pytorch_grad_cam": "grad-cam",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+@cache
+def _parse(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
+    """Return a module's code without comments and docstrings, its own imports, and packages."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules, packages = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level == 0 and base.split(".")[0] != LIBRARY.name:
+                packages.add(base.split(".")[0])
+                continue
+            inner = base.removeprefix(LIBRARY.name).strip(".")
+            if inner:
+                modules.add(inner.split(".")[0])
+            else:  # `from . import a` or `from consilience import a`
+                modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.Import):
+            packages.update(alias.name.split(".")[0] for alias in node.names)
+        if isinstance(
+            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        ) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:]
+    own = frozenset(name for name in modules if (LIBRARY / f"{name}.py").is_file())
+    return ast.dump(tree), own, frozenset(packages)
+
+
+@cache
+def package_version(name: str) -> str | None:
+    """Return the installed version of the package that brings the import ``name``.
+
+    None for the standard library and what is not installed.
+    """
+    try:
+        return metadata.version(_PACKAGES.get(name, name))
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def dependencies(script: str | Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what a script runs: code by file name, and versions by package.
+
+    The library modules that it imports, directly or not, wherever the import stands in the file.
+    """
+    script = Path(script)
+    code, waiting, packages = {}, [script], set()
+    while waiting:
+        path = waiting.pop()
+        text, modules, imported = _parse(path)
+        code[path.name] = text
+        packages |= imported
+        for module in modules:
+            if f"{module}.py" not in code:
+                waiting.append(LIBRARY / f"{module}.py")
+    versions = {name: version for name in packages if (version := package_version(name))}
+    return dict(sorted(code.items())), dict(sorted(versions.items()))
+
+
+def digest(script: str | Path) -> str:
+    """Return a digest of all that :func:`dependencies` finds.
+
+    Comments, docstrings and layout do not count, nor where the checkout lies.
+    """
+    code, versions = dependencies(script)
+    return hashlib.sha256(repr((code, versions)).encode()).hexdigest()[:16]

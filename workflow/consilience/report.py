@@ -1,0 +1,1066 @@
+"""Write the report: one self-contained page a study, made from its tables alone.
+
+The page runs no script and makes no request: pictures are data URIs, the style sheet is inline and
+allowed by its hash, everything else is forbidden by a content security policy. Every string is
+escaped by the templates.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import yaml
+
+from . import figures
+from .errors import ConsilienceError
+from .images import decode_png, read_picture
+from .tables import write_atomically
+
+TEMPLATES = Path(__file__).parent.parent / "report"
+"""Folder of the page's templates and style sheet; a step that writes a report depends on it."""
+
+Rows = Sequence[Mapping]
+Outline = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a report is made from: the study and its tables, as rows.
+
+    A table that is empty has no place on the page. Each is named after its schema in
+    :mod:`consilience.tables`.
+
+    Attributes
+    ----------
+    study
+        The resolved configuration.
+    probe
+        Rows of ``PICTURES`` of the probe set, for the neurons' top pictures.
+    versions
+        Version by package.
+    hashes
+        SHA-256 by what it is of, such as ``weights of object``.
+    """
+
+    study: Mapping
+    pictures: Rows = ()
+    accuracy: Rows = ()
+    probe: Rows = ()
+    neurons: Rows = ()
+    concepts: Rows = ()
+    comparison: Rows = ()
+    predictions: Rows = ()
+    views: Rows = ()
+    heatmaps: Rows = ()
+    lime: Rows = ()
+    agreement: Rows = ()
+    agreement_summary: Rows = ()
+    localization: Rows = ()
+    localization_summary: Rows = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a measure is called, and how to read it."""
+
+    label: str
+    span: str = ""
+    text: str = ""
+
+
+METHODS = {
+    "grad-cam": "Grad-CAM",
+    "score-cam": "Score-CAM",
+    "ablation-cam": "Ablation-CAM",
+    "lime": "LIME",
+}
+
+AGREEMENT_MEASURES = {
+    "spearman": Measure(
+        "Spearman’s ρ",
+        "−1 to 1",
+        "Whether two explanations rank the pixels alike. 1 is the same order, 0 what unrelated "
+        "maps score on average. Neighbouring pixels are alike, so two unrelated smooth maps stray "
+        "from 0 much further than the number of pixels suggests.",
+    ),
+    "iou": Measure(
+        "IoU of the top regions",
+        "0 to 1",
+        "Overlap of the two regions of highest value, each {top} of the area. Two random regions "
+        "of this size already overlap by {floor}.",
+    ),
+    "superpixel-spearman": Measure(
+        "Spearman’s ρ over superpixels",
+        "−1 to 1",
+        "The same over LIME’s superpixels: its weights against the sum of the map in each. Both "
+        "grow with a superpixel’s area, and so may their agreement.",
+    ),
+    "pearson": Measure(
+        "Pearson’s r",
+        "−1 to 1",
+        "Whether two maps are linearly related over the pixels; moved by how a method scales its "
+        "map. Unrelated maps score 0.",
+    ),
+}
+
+LOCALIZATION_MEASURES = {
+    "pointing-game": Measure(
+        "Pointing game",
+        "0 to 1",
+        "Share of the explanation’s strongest place that lies on the object: 0 or 1 for a single "
+        "pixel, between for a whole superpixel. A random place scores the object’s share of the "
+        "picture.",
+    ),
+    "iou": Measure(
+        "IoU with the mask",
+        "0 to 1",
+        "Overlap of the object with the explanation’s top region of the object’s own area. A "
+        "random region of share a scores a / (2 − a).",
+    ),
+    "mass-inside": Measure(
+        "Mass inside the mask",
+        "0 to 1",
+        "Share of the explanation’s positive part that lies on the object. A map without regard "
+        "to it scores the object’s share of the picture; a map that is nowhere near 0 scores low "
+        "wherever its maximum is.",
+    ),
+}
+
+OTHER_MEASURES = (
+    Measure(
+        "Similarity of a neuron and its word",
+        "",
+        "Soft weighted pointwise mutual information (CLIP-Dissect). Comparable within one layer of "
+        "one model only. Every neuron gets a best word, whether or not it means anything.",
+    ),
+    Measure(
+        "R² of LIME",
+        "at most 1",
+        "How well LIME’s local linear model fits what the classifier said of the perturbed "
+        "pictures. Near 0, its weights explain little.",
+    ),
+)
+
+ACTS = {
+    "dissect": "the dissection of neurons",
+    "cam": "class activation maps",
+    "lime": "LIME",
+    "agree": "the comparison of explanations",
+}
+
+NEURONS_SHOWN = 4
+NEURON_PICTURES = 5
+CONCEPTS_SHOWN = 10
+BASES_SHOWN = 3
+
+
+def write_report(content: Content, path: str | Path, outline: Outline | None = None) -> None:
+    """Write a study's report to ``path``, atomically.
+
+    Parameters are those of :func:`render_report`.
+    """
+    page = render_report(content, outline).encode("utf-8")
+    write_atomically(path, lambda part: Path(part).write_bytes(page))
+
+
+def render_report(content: Content, outline: Outline | None = None) -> str:
+    """Return a study's report as HTML.
+
+    Parameters
+    ----------
+    content
+        The study and its tables.
+    outline
+        Draws LIME's outlines from view, segment map, weights and number of features; by default
+        ``consilience.lime_image.outline``.
+
+    Raises
+    ------
+    ConsilienceError
+        If tables do not belong together: an explanation of a picture without a view.
+    """
+    if outline is None and content.lime:
+        from .lime_image import outline  # imports LIME, which most of a test does without
+    style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        fixed=format_fixed, percent=format_percent, slug=slug, method=method_label
+    )
+    svg = jinja2.filters.Markup  # only what `figures` made and escaped
+    study = content.study
+    return environment.get_template("report.html.j2").render(
+        style=svg(style),
+        style_digest=digest,
+        svg=svg,
+        study=study,
+        asked=_ask(content),
+        off=[ACTS[act] for act in ACTS if study["acts"].get(act) is False],
+        answer=_answer(content),
+        world=_world(content),
+        dissect=_dissect(content),
+        gallery=_gallery(content, outline),
+        agreement=_agreement(content),
+        truth=_truth(content),
+        skipped=_skipped(content),
+        method=_method(content),
+    )
+
+
+# --- words and numbers -------------------------------------------------------------------------
+
+
+def format_fixed(value: float | None, digits: int = 2) -> str:
+    """Write a number with a fixed number of decimals and a true minus sign; – for None."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def format_percent(value: float | None, digits: int = 1) -> str:
+    """Write a share as a percentage; one that is neither none nor all is not rounded to it."""
+    if value is None:
+        return "–"
+    text = f"{100 * value:.{digits}f}"
+    least = 10.0**-digits
+    if value < 1 and float(text) >= 100:
+        text = f"> {100 - least:.{digits}f}"
+    elif value > 0 and float(text) == 0:
+        text = f"< {least:.{digits}f}"
+    return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def slug(name: str) -> str:
+    """Return an identifier for a page; two names never share one.
+
+    Letters, digits, hyphens, dots and underscores stay. If anything else had to go, a hash of the
+    name keeps it apart from the others.
+    """
+    text = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return text if text == name else f"{text}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def method_label(name: str) -> str:
+    """Return what the field calls a method."""
+    return METHODS.get(name, name)
+
+
+def _join(words: Iterable[str]) -> str:
+    """Write words as ``a, b and c``."""
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}".replace(
+        ",", "\N{NARROW NO-BREAK SPACE}"
+    )
+
+
+def _measure(metric: str, measures: Mapping[str, Measure], study: Mapping) -> Measure:
+    found = measures.get(metric, Measure(metric))
+    top = study.get("agreement", {}).get("top_fraction", 0.2)
+    text = found.text.format(top=format_percent(top, 0), floor=format_fixed(top / (2 - top)))
+    return Measure(found.label, found.span, text)
+
+
+def _span(values: Iterable[float | None], digits: int = 2) -> str:
+    """Write the least and the greatest of some values."""
+    texts = [format_fixed(value, digits) for value in sorted(v for v in values if v is not None)]
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
+
+
+# --- order -------------------------------------------------------------------------------------
+
+
+def _unique(items: Iterable) -> list:
+    return list(dict.fromkeys(items))
+
+
+def _levels(rows: Rows) -> list[int | None]:
+    """Clutter levels of rows, ascending; None, where clutter is not known, is the last."""
+    return sorted({row["clutter"] for row in rows}, key=lambda level: (level is None, level or 0))
+
+
+def _level_label(level: int | None) -> str:
+    return "all pictures" if level is None else str(level)
+
+
+def _models(content: Content, rows: Rows, key: str = "model") -> list[str]:
+    """Models that occur in rows, in the study's order."""
+    order = [model["name"] for model in content.study["models"]]
+    found = _unique(row[key] for row in rows)
+    return [name for name in order if name in found] + [n for n in found if n not in order]
+
+
+def _methods(content: Content, found: Iterable[str]) -> list[str]:
+    """LIME first, then the CAMs in the study's order."""
+    order = ["lime", *content.study.get("cam", {}).get("methods", ())]
+    found = set(found)
+    return [name for name in order if name in found] + sorted(found - set(order))
+
+
+def _style(content: Content, method: str) -> int:
+    """Number of a method's colour and marker, the same in all charts."""
+    order = ["lime", *content.study.get("cam", {}).get("methods", ())]
+    return order.index(method) if method in order else len(order)
+
+
+def _first_beyond(content: Content, levels: Sequence[int | None]) -> int | None:
+    """Index of the first level of clutter that the models were not trained on."""
+    trained = ((content.study.get("world") or {}).get("training") or {}).get("clutter")
+    if not trained:
+        return None
+    return next(
+        (i for i, level in enumerate(levels) if level is not None and level > max(trained)), None
+    )
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def _uri(pixels: np.ndarray) -> str:
+    data = base64.b64encode(figures.encode_webp(pixels)).decode()
+    return f"data:image/webp;base64,{data}"
+
+
+def _place(values: np.ndarray) -> str:
+    """Say where in a picture the maximum lies."""
+    row, column = np.unravel_index(int(np.argmax(values)), values.shape)
+    down = ("upper", "middle", "lower")[3 * row // values.shape[0]]
+    across = ("left", "centre", "right")[3 * column // values.shape[1]]
+    return "centre" if (down, across) == ("middle", "centre") else f"{down} {across}"
+
+
+# --- sections ----------------------------------------------------------------------------------
+
+
+def _ask(content: Content) -> str:
+    """Say in a sentence what was asked."""
+    study = content.study
+    questions = []
+    if content.neurons:
+        questions.append("what does each neuron stand for (CLIP-Dissect)")
+    if content.heatmaps:
+        found = _methods(content, (row["method"] for row in content.heatmaps))
+        questions.append(f"where did it look ({_join(map(method_label, found))})")
+    if content.lime:
+        questions.append("which regions carried its decision (LIME)")
+    if content.agreement:
+        questions.append("how far do these answers agree")
+    if content.localization:
+        questions.append("how right are they where the truth is known")
+    models = [model["name"] for model in study["models"]]
+    noun = "classifier" if len(models) == 1 else "classifiers"
+    explained = len({row["picture"] for row in content.predictions})
+    about = f", on {_count(explained, 'picture')}" if explained else ""
+    return f"Asked of the {noun} {_join(models)}{about}: {'; '.join(questions)}?"
+
+
+def _answer(content: Content) -> dict:
+    """The numbers that come first, each straight from a table."""
+    names = [model["name"] for model in content.study["models"]]
+    models = [name for name in names if _of_models(content, name)]
+    learned = []
+    if any(row["model"] in names for row in content.accuracy):
+        cells = []
+        for name in models:
+            row = next(
+                (r for r in content.accuracy if r["model"] == name and r["clutter"] is None), None
+            )
+            cells.append(row and row["accuracy"])
+        learned.append({"label": "Held-out accuracy", "percent": True, "cells": cells})
+    layers = _layers(content)
+    summary = {(row["model"], row["layer"]): row for row in _summarise_layers(content)}
+    for key, label in (("distinct", "Distinct words"), ("absent", "Labelled with absent words")):
+        for layer in layers[-2:]:
+            cells = [summary.get((name, layer), {}).get(key) for name in models]
+            if any(cell is not None for cell in cells):
+                learned.append(
+                    {
+                        "label": label,
+                        "layer": layer,
+                        "percent": key == "absent",
+                        "digits": 0,
+                        "cells": cells,
+                    }
+                )
+    zero_shot = [row for row in content.accuracy if row["model"] not in names]
+    zero_shot = [row for row in zero_shot if row["clutter"] is None]
+
+    independent = [row for row in content.agreement_summary if row["independent"]]
+    clutter = []
+    accuracy = [r for r in content.accuracy if r["model"] in names and r["clutter"] is not None]
+    levels = _levels(independent or list(content.localization_summary) or accuracy)
+    ends = _unique([levels[0], levels[-1]]) if levels else []
+    if accuracy and None not in ends:
+        clutter.append(
+            {
+                "label": "Right predictions, held out",
+                "percent": True,
+                "rows": [
+                    (name, _pick(accuracy, ends, "accuracy", model=name))
+                    for name in _models(content, accuracy)
+                ],
+            }
+        )
+    agree_rows, truth_rows = [], []
+    agreeing = _models(content, independent)
+    for name in agreeing:
+        metric = "spearman"
+        for other in _methods(content, (_other(row) for row in independent)):
+            label = method_label(other) if len(agreeing) == 1 else f"{name}, {method_label(other)}"
+            rows = [r for r in independent if _other(r) == other]
+            agree_rows.append((label, _pick(rows, ends, "median", model=name, metric=metric)))
+    localized = _models(content, content.localization_summary)
+    for name in localized:
+        for method in _methods(content, (row["method"] for row in content.localization_summary)):
+            label = (
+                method_label(method) if len(localized) == 1 else f"{name}, {method_label(method)}"
+            )
+            keys = {"model": name, "method": method, "metric": "iou"}
+            truth_rows.append((label, _pick(content.localization_summary, ends, "mean", **keys)))
+    if agree_rows:
+        label = "LIME against each CAM, median Spearman’s ρ"
+        clutter.append({"label": label, "percent": False, "rows": agree_rows})
+    if truth_rows:
+        label = "Against the object’s mask, mean IoU"
+        clutter.append({"label": label, "percent": False, "rows": truth_rows})
+    return {
+        "models": models,
+        "learned": learned,
+        "zero_shot": zero_shot,
+        "ends": ends,
+        "clutter": clutter,
+        "sentences": _say(content, ends, agree_rows, truth_rows, layers, summary),
+    }
+
+
+def _of_models(content: Content, name: str) -> bool:
+    return any(row["model"] == name for row in (*content.accuracy, *content.neurons))
+
+
+def _pick(rows: Rows, levels: Sequence, key: str, **where) -> list:
+    """Return one value a level; None where there is no such row."""
+    found = [row for row in rows if all(row[name] == value for name, value in where.items())]
+    return [next((r[key] for r in found if r["clutter"] == level), None) for level in levels]
+
+
+def _other(row: Mapping) -> str:
+    """Return the method of a pair that is not LIME."""
+    return row["method_a"] if row["method_b"] == "lime" else row["method_b"]
+
+
+def _say(content, ends, agree_rows, truth_rows, layers, summary) -> list[str]:
+    """Say the short answer in sentences."""
+    said = []
+
+    def ranges(rows) -> str:
+        texts = []
+        for index, level in enumerate(ends):
+            values = [cells[index] for _, cells in rows if cells[index] is not None]
+            if values:
+                where = ("on the simplest pictures", "on the most cluttered")[index]
+                texts.append(_span(values) + ("" if level is None else f" {where}"))
+        return " and ".join(texts)
+
+    if agree_rows and (text := ranges(agree_rows)):
+        said.append(
+            f"LIME agrees with the CAMs at a median rank correlation of {text}; unrelated maps "
+            "score 0, equal ones 1."
+        )
+    if truth_rows and (text := ranges(truth_rows)):
+        chance = [
+            row["chance"]
+            for row in content.localization_summary
+            if row["metric"] == "iou" and row["chance"] is not None and row["clutter"] in ends
+        ]
+        floor = f"; chance is {_span(chance)}" if chance else ""
+        said.append(f"Their top regions meet the object with a mean IoU of {text}{floor}.")
+    if layers:
+        last = layers[-1]
+        parts = [
+            f"{_count(row['distinct'], 'different word')} to the {_count(row['neurons'], 'neuron')} "
+            f"of {name}"
+            for (name, layer), row in summary.items()
+            if layer == last
+        ]
+        said.append(f"In the last layer dissected ({last}), CLIP-Dissect gives {_join(parts)}.")
+    return said
+
+
+def _world(content: Content) -> dict | None:
+    """Sample pictures and the models' accuracy by clutter level."""
+    known = [
+        row
+        for row in content.pictures
+        if row["clutter"] is not None and row["base"] is not None and row["error"] is None
+    ]
+    if not content.study.get("world") or not (known or content.accuracy):
+        return None
+    bases = defaultdict(dict)
+    for row in known:
+        bases[row["base"]][row["clutter"]] = row
+    levels = _levels(known)
+    samples = []
+    for base in sorted(bases)[:BASES_SHOWN]:
+        cells = []
+        for level in levels:
+            row = bases[base].get(level)
+            if row is None:
+                cells.append(None)
+                continue
+            pixels = np.asarray(read_picture(row))
+            about = row["caption"] or row["name"]
+            cells.append(
+                {"uri": _uri(figures.enlarge(pixels)), "alt": f"{about}, clutter level {level}"}
+            )
+        samples.append(cells)
+    names = [model["name"] for model in content.study["models"]]
+    by_level = [r for r in content.accuracy if r["model"] in names and r["clutter"] is not None]
+    rows, chart = [], None
+    accuracy_levels = _levels(by_level)
+    beyond = _first_beyond(content, accuracy_levels)
+    series = []
+    for index, name in enumerate(_models(content, by_level)):
+        cells = [
+            next((r for r in by_level if r["model"] == name and r["clutter"] == level), None)
+            for level in accuracy_levels
+        ]
+        rows.append({"label": name, "cells": cells})
+        groups = [
+            figures.Group(str(level), mean=cell and cell["accuracy"])
+            for level, cell in zip(accuracy_levels, cells, strict=True)
+        ]
+        series.append(figures.Series(name, groups, index + 1))
+    if series:
+        chart = figures.plot_levels(
+            series,
+            "accuracy",
+            "Held-out accuracy by clutter level",
+            "clutter level",
+            (0, 1),
+            beyond=beyond,
+            percent=True,
+        )
+    return {
+        "levels": levels,
+        "samples": samples,
+        "accuracy_levels": accuracy_levels,
+        "rows": rows,
+        "chart": chart,
+        "legend": _legend(series),
+        "beyond": None if beyond is None else accuracy_levels[beyond],
+    }
+
+
+def _legend(series: Sequence[figures.Series]) -> list[dict]:
+    return [{"label": s.label, "colour": s.colour, "marker": s.marker} for s in series]
+
+
+def _layers(content: Content) -> list[str]:
+    """Dissected layers in the study's order, which is that of the network."""
+    order = _unique(
+        layer for model in content.study["models"] for layer in model.get("dissect_layers", ())
+    )
+    found = _unique(row["layer"] for row in content.neurons)
+    return [x for x in order if x in found] + [x for x in found if x not in order]
+
+
+def _summarise_layers(content: Content) -> list[dict]:
+    """Count neurons, different words and absent words by layer and model."""
+    summary = []
+    for layer in _layers(content):
+        rows = [row for row in content.neurons if row["layer"] == layer]
+        for model in _models(content, rows):
+            own = [row for row in rows if row["model"] == model]
+            absent = [row["absent"] for row in own if row["absent"] is not None]
+            summary.append(
+                {
+                    "layer": layer,
+                    "model": model,
+                    "neurons": len(own),
+                    "distinct": len({row["concept"] for row in own}),
+                    "absent": sum(absent) / len(absent) if absent else None,
+                }
+            )
+    return summary
+
+
+def _dissect(content: Content) -> dict | None:
+    if not content.neurons:
+        return None
+    probe = {row["name"]: row for row in content.probe if row["error"] is None}
+    thumbnails: dict[str, str] = {}
+
+    def thumbnail(name: str) -> str:
+        if name not in thumbnails:
+            thumbnails[name] = _uri(figures.enlarge(np.asarray(read_picture(probe[name])), 96))
+        return thumbnails[name]
+
+    summary = _summarise_layers(content)
+    layers = []
+    for layer in _layers(content):
+        concepts = [row for row in content.concepts if row["layer"] == layer]
+        models = _models(content, [row for row in content.neurons if row["layer"] == layer])
+        words = {m: {row["concept"]: row for row in concepts if row["model"] == m} for m in models}
+        most = max((row["share"] for row in concepts), default=1)
+        shown = []
+        for model in models:
+            others = set().union(*(words[other] for other in models if other != model))
+            bars = sorted(words[model].values(), key=lambda r: (-r["neurons"], r["concept"]))
+            shown.append(
+                {
+                    "model": model,
+                    "bars": [
+                        {**row, "width": round(100 * row["share"] / most, 1)}
+                        for row in bars[:CONCEPTS_SHOWN]
+                    ],
+                    "more": max(0, len(bars) - CONCEPTS_SHOWN),
+                    "exclusive": sorted(set(words[model]) - others) if len(models) > 1 else [],
+                    "cards": _neuron_cards(content, model, layer, probe, thumbnail),
+                }
+            )
+        shared = set.intersection(*(set(words[m]) for m in models)) if len(models) > 1 else set()
+        layers.append(
+            {
+                "layer": layer,
+                "summary": [row for row in summary if row["layer"] == layer],
+                "models": shown,
+                "shared": sorted(shared),
+                "pairs": [
+                    row
+                    for row in content.comparison
+                    if row["layer"] == layer and row["model_b"] is not None
+                ],
+            }
+        )
+    return {
+        "layers": layers,
+        "has_absent": any(row["absent"] is not None for row in summary),
+        "comparison": content.comparison,
+        "temperature": content.study.get("dissection", {}).get("a"),
+    }
+
+
+def _neuron_cards(content, model, layer, probe, thumbnail) -> list[dict]:
+    """The most similar neuron of each of a few words."""
+    rows = [r for r in content.neurons if (r["model"], r["layer"]) == (model, layer)]
+    best: dict[str, Mapping] = {}
+    for row in sorted(rows, key=lambda row: (row["rank"], row["unit"])):
+        best.setdefault(row["concept"], row)
+    return [
+        {
+            **row,
+            "pictures": [
+                {"uri": thumbnail(name), "alt": probe[name]["caption"] or name}
+                for name in row["top_pictures"][:NEURON_PICTURES]
+                if name in probe
+            ],
+        }
+        for row in list(best.values())[:NEURONS_SHOWN]
+    ]
+
+
+def _gallery(content: Content, outline: Outline | None) -> dict | None:
+    """One card a model and picture, by clutter level."""
+    if not content.views or not (content.heatmaps or content.lime):
+        return None
+    known = {row["name"]: row for row in content.pictures}
+    views = {(row["model"], row["picture"]): row for row in content.views}
+    maps = defaultdict(list)
+    for row in content.heatmaps:
+        maps[row["model"], row["picture"]].append(row)
+    limes = {(row["model"], row["picture"]): row for row in content.lime}
+    for key in (*maps, *limes):
+        if key not in views:
+            raise ConsilienceError(
+                f"picture {key[1]!r} is explained for model {key[0]!r} but has no view; "
+                "delete its explanations and run again"
+            )
+    with_lime = defaultdict(dict)
+    for row in content.agreement:
+        if "lime" in (row["method_a"], row["method_b"]) and row["metric"] == "spearman":
+            with_lime[row["model"], row["picture"]][_other(row)] = row["value"]
+    truth = defaultdict(dict)
+    for row in content.localization:
+        if row["metric"] == "iou":
+            truth[row["model"], row["picture"]][row["method"]] = row["value"]
+    methods = _methods(content, {row["method"] for row in content.heatmaps})
+    layered = len({row["layer"] for row in content.heatmaps}) > 1
+    features = content.study.get("lime", {}).get("num_features", 5)
+    anchors: set[str] = set()
+    models = []
+    for model in _models(content, content.predictions):
+        cards = defaultdict(list)
+        rows = [row for row in content.predictions if row["model"] == model]
+        for prediction in sorted(rows, key=lambda row: row["picture"]):
+            name = prediction["picture"]
+            key = (model, name)
+            if key not in views or not (maps[key] or key in limes):
+                continue
+            view = decode_png(views[key]["view"])
+            large = figures.enlarge(view)
+            about = known.get(name, {}).get("caption") or name
+            target = prediction["target_class"]
+            thumbs = [
+                {
+                    "label": "Picture",
+                    "uri": _uri(large),
+                    "alt": f"The picture as {model} sees it: {about}",
+                    "notes": [],
+                }
+            ]
+            order = {method: index for index, method in enumerate(methods)}
+            for row in sorted(maps[key], key=lambda row: (order[row["method"]], row["layer"])):
+                heat = np.asarray(row["heatmap"], dtype=np.float32)
+                heat = heat.reshape(row["height"], row["width"])
+                label = method_label(row["method"])
+                good = row["status"] == "ok"
+                notes = []
+                if row["method"] in with_lime[key]:
+                    notes.append(("ρ with LIME", with_lime[key][row["method"]]))
+                if row["method"] in truth[key]:
+                    notes.append(("IoU, mask", truth[key][row["method"]]))
+                thumbs.append(
+                    {
+                        "label": f"{label}, {row['layer']}" if layered else label,
+                        "uri": _uri(figures.overlay(large, heat)) if good else None,
+                        "missing": f"map is {row['status']}",
+                        "alt": f"{label} heatmap for {target}, highest at the {_place(heat)}",
+                        "notes": notes,
+                    }
+                )
+            facts = []
+            if key in limes:
+                row = limes[key]
+                segments = np.asarray(row["segment_map"]).reshape(row["height"], row["width"])
+                weights = np.asarray(row["weights"], dtype=np.float64)
+                good = row["status"] == "ok"
+                drawn = (
+                    figures.enlarge(outline(view, segments, weights, features)) if good else None
+                )
+                notes = [("R²", row["r2"])]
+                if "lime" in truth[key]:
+                    notes.append(("IoU, mask", truth[key]["lime"]))
+                where = f", the strongest at the {_place(weights[segments])}" if good else ""
+                thumbs.append(
+                    {
+                        "label": "LIME",
+                        "uri": _uri(drawn) if good else None,
+                        "missing": f"explanation is {row['status']}",
+                        "alt": f"LIME: superpixels that speak for {target} outlined in yellow"
+                        + where,
+                        "notes": notes,
+                    }
+                )
+                facts.append(_count(row["segments"], "superpixel"))
+            if (mask := views[key]["mask_visible"]) is not None:
+                mask = decode_png(mask)
+                thumbs.append(
+                    {
+                        "label": "Known mask",
+                        "uri": _uri(figures.outline_mask(large, mask)),
+                        "alt": f"Mask of the object, around the {_place_of_mask(mask)}",
+                        "notes": [("share of area", float((mask != 0).mean()))],
+                    }
+                )
+            anchor = f"picture-{slug(name)}"
+            if anchor in anchors:
+                anchor += f"-{slug(model)}"
+            anchors.add(anchor)
+            level = known.get(name, {}).get("clutter")
+            cards[level].append(
+                {
+                    **prediction,
+                    "id": anchor,
+                    "thumbs": thumbs,
+                    "facts": facts,
+                    "chosen": _chosen(prediction),
+                }
+            )
+        groups = [
+            {"clutter": level, "label": _level_label(level), "cards": cards[level]}
+            for level in sorted(cards, key=lambda level: (level is None, level or 0))
+        ]
+        if groups:
+            models.append({"model": model, "groups": groups})
+    return {
+        "models": models,
+        "colour_bar": figures.sample_colormap() if content.heatmaps else None,
+        "has_lime": bool(content.lime),
+        "has_mask": any(row["mask_visible"] is not None for row in content.views),
+        "features": features,
+        "agreement": bool(with_lime),
+    }
+
+
+def _place_of_mask(mask: np.ndarray) -> str:
+    """Say where in a picture the middle of a mask lies."""
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return "nowhere: nothing of it is seen"
+    spot = np.zeros(mask.shape)
+    spot[int(rows.mean()), int(columns.mean())] = 1
+    return _place(spot)
+
+
+def _chosen(prediction: Mapping) -> str:
+    """Say how the explained class was chosen."""
+    kind = prediction["target"]
+    known = {"predicted": "the predicted class", "labelled": "the labelled class"}
+    return known.get(kind, "the class that the study gives")
+
+
+def _series(rows: Rows, singles: Rows, levels: Sequence, label: str, style: int) -> figures.Series:
+    """Make a chart's series from summary rows and the single pictures' values."""
+    clutter_of = {row["picture"]: row["clutter"] for row in singles}
+    groups = []
+    for level in levels:
+        row = next((row for row in rows if row["clutter"] == level), None)
+        points = sorted(
+            (r["picture"], r["value"]) for r in singles if clutter_of[r["picture"]] == level
+        )
+        groups.append(
+            figures.Group(
+                _level_label(level),
+                points,
+                *(row[key] if row else None for key in ("mean", "low", "high")),
+            )
+        )
+    return figures.Series(label, groups, style)
+
+
+def _with_clutter(content: Content, rows: Rows) -> list[dict]:
+    clutter = {row["name"]: row["clutter"] for row in content.pictures}
+    return [{**row, "clutter": clutter.get(row["picture"])} for row in rows]
+
+
+def _limits(values: Iterable[float | None]) -> tuple[float, float]:
+    """Return limits that hold all values, 0 and 1."""
+    low = min((value for value in values if value is not None), default=0.0)
+    return (min(0.0, np.floor(4 * low) / 4), 1.0)
+
+
+def _agreement(content: Content) -> list[dict]:
+    """By model, the independent pairs and then the CAMs among themselves."""
+    models = []
+    singles = _with_clutter(content, content.agreement)
+    for number, model in enumerate(_models(content, content.agreement_summary)):
+        own = [row for row in content.agreement_summary if row["model"] == model]
+        blocks = []
+        for independent in (True, False):
+            block = [row for row in own if row["independent"] == independent]
+            if not block:
+                continue
+            pairs = {}
+            for row in block:
+                a, b = _methods(content, (row["method_a"], row["method_b"]))
+                pairs[row["method_a"], row["method_b"]] = (a, b)
+            order = _methods(content, [m for pair in pairs.values() for m in pair])
+            keys = sorted(pairs, key=lambda key: [order.index(m) for m in pairs[key]])
+            metrics = []
+            for metric in _unique(row["metric"] for row in block):
+                rows = [row for row in block if row["metric"] == metric]
+                metrics.append(
+                    _charted(
+                        content,
+                        rows,
+                        [r for r in singles if r["model"] == model and r["metric"] == metric],
+                        [
+                            (
+                                {"method_a": key[0], "method_b": key[1]},
+                                " – ".join(map(method_label, pairs[key])),
+                                _style(content, pairs[key][1]) if independent else 4,
+                            )
+                            for key in keys
+                        ],
+                        _measure(metric, AGREEMENT_MEASURES, content.study),
+                        f"agreement-{number}-{slug(metric)}-{'lime' if independent else 'cams'}",
+                    )
+                )
+            blocks.append({"independent": independent, "metrics": metrics})
+        models.append({"model": model, "blocks": blocks})
+    return models
+
+
+def _truth(content: Content) -> list[dict]:
+    """By model, each method against the mask."""
+    models = []
+    singles = _with_clutter(content, content.localization)
+    targets = {
+        model["name"]: (model.get("train") or {}).get("target") for model in content.study["models"]
+    }
+    for number, model in enumerate(_models(content, content.localization_summary)):
+        own = [row for row in content.localization_summary if row["model"] == model]
+        methods = _methods(content, (row["method"] for row in own))
+        metrics = []
+        for metric in _unique(row["metric"] for row in own):
+            metrics.append(
+                _charted(
+                    content,
+                    [row for row in own if row["metric"] == metric],
+                    [r for r in singles if r["model"] == model and r["metric"] == metric],
+                    [({"method": m}, method_label(m), _style(content, m)) for m in methods],
+                    _measure(metric, LOCALIZATION_MEASURES, content.study),
+                    f"truth-{number}-{slug(metric)}",
+                )
+            )
+        models.append(
+            {"model": model, "metrics": metrics, "of_scene": targets.get(model) == "scene"}
+        )
+    return models
+
+
+def _charted(content, rows, singles, entries, measure, name) -> dict:
+    """Make a measure's table and charts: rows are pairs or methods, columns clutter levels.
+
+    ``entries`` are (keys of the summary's rows, label, style).
+    """
+    levels = _levels(rows)
+    limits = _limits([row["value"] for row in singles] + [row["low"] for row in rows])
+    table, series, chances = [], [], []
+    for keys, label, style in entries:
+        own = [row for row in rows if keys.items() <= row.items()]
+        if not own:
+            continue
+        cells = [next((r for r in own if r["clutter"] == level), None) for level in levels]
+        table.append({"label": label, "cells": cells})
+        single = [row for row in singles if keys.items() <= row.items()]
+        series.append(_series(own, single, levels, label, style))
+        chances.append([cell and cell["chance"] for cell in cells])
+    if len(levels) > 1:
+        charts = [
+            figures.plot_levels(
+                [one],
+                f"{name}-{index}",
+                one.label,
+                "clutter level",
+                limits,
+                chance,
+                _first_beyond(content, levels),
+            )
+            for index, (one, chance) in enumerate(zip(series, chances, strict=True))
+        ]
+    else:
+        relabelled = [
+            figures.Series(
+                one.label,
+                [figures.Group(one.label, g.points, g.mean, g.low, g.high) for g in one.groups],
+                one.style,
+            )
+            for one in series
+        ]
+        known = [value for row in chances for value in row if value is not None]
+        chance = float(np.mean(known)) if known else None
+        charts = [figures.plot_groups(relabelled, name, measure.label, limits, chance)]
+    return {
+        "measure": measure,
+        "levels": [_level_label(level) for level in levels],
+        "by_clutter": levels != [None],
+        "rows": table,
+        "charts": charts,
+        "beyond": _first_beyond(content, levels) is not None,
+        "missing": sum(row["missing"] for row in rows),
+    }
+
+
+def _skipped(content: Content) -> dict:
+    """Everything that could not be used, by name."""
+    degenerate = [
+        (row["model"], row["picture"], method_label(row["method"]), row["status"])
+        for row in content.heatmaps
+        if row["status"] != "ok"
+    ] + [
+        (row["model"], row["picture"], METHODS["lime"], row["status"])
+        for row in content.lime
+        if row["status"] != "ok"
+    ]
+    missing: Counter = Counter()
+    for what, rows, measures in (
+        ("agreement", content.agreement, AGREEMENT_MEASURES),
+        ("truth", content.localization, LOCALIZATION_MEASURES),
+        ("comparison", content.comparison, {}),
+    ):
+        for row in rows:
+            if row["value"] is None:
+                label = _measure(row["metric"], measures, content.study).label
+                missing[what, label, row["reason"] or "no reason given"] += 1
+    values = sum(
+        len(rows) for rows in (content.agreement, content.localization, content.comparison)
+    )
+    return {
+        "undecoded": [(r["name"], r["error"]) for r in content.pictures if r["error"] is not None],
+        "undecoded_probe": [
+            (r["name"], r["error"]) for r in content.probe if r["error"] is not None
+        ],
+        "degenerate": sorted(degenerate),
+        "missing": [(*key, count) for key, count in sorted(missing.items())],
+        "checked": [
+            text
+            for number, text in (
+                (len(content.pictures), _count(len(content.pictures), "picture")),
+                (len(content.heatmaps), _count(len(content.heatmaps), "heatmap")),
+                (len(content.lime), _count(len(content.lime), "LIME explanation")),
+                (values, _count(values, "value")),
+            )
+            if number
+        ],
+    }
+
+
+def _method(content: Content) -> dict:
+    """Parameters, versions, hashes, and how to read each measure."""
+    measures = []
+    if content.neurons:
+        measures.append(OTHER_MEASURES[0])
+    if content.lime:
+        measures.append(OTHER_MEASURES[1])
+    for rows, known in (
+        (content.agreement_summary, AGREEMENT_MEASURES),
+        (content.localization_summary, LOCALIZATION_MEASURES),
+    ):
+        for metric in _unique(row["metric"] for row in rows):
+            measures.append(_measure(metric, known, content.study))
+    seeds = [("study", content.study.get("seed"))]
+    for model in content.study["models"]:
+        if model.get("train"):
+            seeds.append((f"training of {model['name']}", model["train"].get("seed")))
+    if content.lime:
+        lime = content.lime[0]
+        seeds.append(("LIME, segmentation", lime["segmentation_seed"]))
+        seeds.append(("LIME, perturbation", lime["perturbation_seed"]))
+    return {
+        "measures": measures,
+        "seeds": [(what, seed) for what, seed in seeds if seed is not None],
+        "versions": sorted(content.versions.items()),
+        "hashes": sorted(content.hashes.items()),
+        "yaml": yaml.safe_dump(_plain(content.study), sort_keys=False, allow_unicode=True),
+        "synthetic": bool(content.study.get("world")),
+    }
+
+
+def _plain(value):
+    """Return built-in types only, which is what YAML writes."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,46 @@
+"""What every step of the workflow does around its one call: log, threads, readable failure."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .errors import ConsilienceError
+
+
+def set_threads(threads: int) -> None:
+    """Let PyTorch compute with ``threads`` threads; last digits can depend on it."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
+    """Run a step: lines go to its log with the time since it began.
+
+    A :class:`ConsilienceError` ends the step with its message alone, in the log and on the
+    standard error stream; any other exception is a fault of ours and keeps its traceback, there
+    and in the log.
+    """
+    began = time.monotonic()
+    with open(path, "w", encoding="utf-8", buffering=1) as file:
+
+        def log(line: str) -> None:
+            file.write(f"[{time.monotonic() - began:7.1f} s] {line}\n")
+
+        try:
+            yield log
+        except ConsilienceError as error:
+            log(f"error: {error}")
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(1)
+        except Exception:
+            import traceback
+
+            log(traceback.format_exc())
+            raise
+        log("done")

@@ -1,0 +1,1 @@
+from consilience import steps

@@ -1,0 +1,28 @@
+"""Gather one batch of a study's pictures: render them, or describe the files of a folder."""
+
+from consilience import images, index, steps, tables, world
+
+with steps.logged(snakemake.log[0]) as log:
+    params = snakemake.params
+    batch = int(snakemake.wildcards.batch)
+    rows = []
+    for source in params.world:
+        if params.kind == "study":
+            pictures = world.study_pictures(params.seed, source["bases"], source["clutter"])
+        else:
+            pictures = world.probe_pictures(params.seed, source["pictures"], source["clutter"])
+        mine = {
+            name: picture
+            for name, picture in pictures.items()
+            if images.batch_of(name, params.batches) == batch
+        }
+        rows += world.describe_rows(mine, params.size)
+    for path in snakemake.input.get("index", []):
+        rows += images.describe_files(index.read_index(path))
+    for row in rows:
+        if row.get("error"):
+            log(f"skipped: {row['error']}")
+    log(f"{len(rows)} pictures")
+    tables.write_table(
+        sorted(rows, key=lambda row: row["name"]), snakemake.output[0], tables.PICTURES
+    )

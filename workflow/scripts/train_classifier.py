@@ -1,0 +1,23 @@
+"""Train a classifier on the world, and measure its accuracy on held-out pictures."""
+
+from consilience import classifiers, steps, tables, training
+
+with steps.logged(snakemake.log[0]) as log:
+    params = snakemake.params
+    steps.set_threads(params.compute_threads)
+    target = params.settings["target"]
+    model = training.train_classifier(
+        tables.read_arrays(snakemake.input.training),
+        params.model,
+        target,
+        params.settings,
+        params.seed + params.settings["seed"],
+        log,
+    )
+    training.save_weights(model, snakemake.output.weights)
+    classifier = classifiers.load_classifier(params.model, snakemake.output.weights)
+    held_out = tables.read_arrays(snakemake.input.held_out)
+    rows = training.evaluate_classifier(classifier, held_out, target, params.clutter)
+    for row in rows:
+        log(f"held out, clutter {row['clutter']}: accuracy {row['accuracy']:.3f}")
+    tables.write_table(rows, snakemake.output.accuracy, tables.ACCURACY)
