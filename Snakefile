@@ -11,6 +11,7 @@ configfile: "config.yaml"
 
 
 include: "rules/common.smk"
+include: "rules/check.smk"
 include: "rules/world.smk"
 include: "rules/probe.smk"
 include: "rules/dissect.smk"
@@ -19,10 +20,14 @@ include: "rules/agree.smk"
 include: "rules/report.smk"
 
 
+localrules:
+    all,
+
+
 rule all:
     default_target: True
     input:
         RESULTS / "check.json",
         final_tables(),
-        [RESULTS / "explain_params.pkl"] if ACTS["lime"] else [],
+        explain_params(),
         [RESULTS / "report.html"] if ACTS["report"] else [],

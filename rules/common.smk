@@ -1,4 +1,4 @@
-# What the other rules share: the study, its models, and helpers. No rule but the first, short one.
+# What the rules share: the study, its models, and helper functions. No rules.
 import sys
 from pathlib import Path
 
@@ -92,12 +92,21 @@ def code(script):
 def model_spec(name):
     """What loading the model needs to know, and nothing else of its entry in the study."""
     model = MODELS[name]
-    keys = ["name", "architecture", "keep_resolution", "classes", "preprocessing", "transform"]
+    keys = [
+        "name",
+        "architecture",
+        "keep_resolution",
+        "classes",
+        "preprocessing",
+        "transform",
+    ]
     spec = {key: model[key] for key in keys + ["weights", "checkpoint"] if key in model}
     if "train" in model:
         from consilience import world
 
-        names = {"object": world.OBJECTS, "scene": world.SCENES}[model["train"]["target"]]
+        names = {"object": world.OBJECTS, "scene": world.SCENES}[
+            model["train"]["target"]
+        ]
         spec["classes"] = list(names)
         spec["transform"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
     return ordered(spec)
@@ -128,7 +137,9 @@ def lime_settings():
     """The study's LIME section with the parameters of the chosen segmentation only."""
     settings = dict(STUDY["lime"])
     method = settings["segmentation"]
-    parameters = {name: settings.pop(name) for name in ("quickshift", "slic", "felzenszwalb")}
+    parameters = {
+        name: settings.pop(name) for name in ("quickshift", "slic", "felzenszwalb")
+    }
     settings["segmentation"] = {"method": method, **parameters[method]}
     for name in ("segmentation_seed", "perturbation_seed"):
         settings[name] += SEED
@@ -156,41 +167,56 @@ def final_tables():
     if EXPLAINED:
         names += ["predictions"]
         if ACTS["agree"]:
-            names += ["agreement", "agreement_summary", "localization", "localization_summary"]
+            names += [
+                "agreement",
+                "agreement_summary",
+                "localization",
+                "localization_summary",
+            ]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 
-localrules:
-    all,
+def explain_params():
+    """The files of parameters that LIME explained each model with."""
+    names = EXPLAINED if ACTS["lime"] else []
+    return [RESULTS / "explain" / name / "explain_params.pkl" for name in names]
 
 
-rule check:
-    message:
-        "Check the study's models, layers and classes"
-    input:
-        [model["checkpoint"] for model in MODELS.values() if "checkpoint" in model],
-        class_name_files(MODELS),
-    output:
-        RESULTS / "check.json",
-    log:
-        LOGS / "check.log",
-    benchmark:
-        TIMES / "check.tsv"
-    params:
-        code=code("check_study.py"),
-        models=[model_spec(name) for name in MODELS],
-        layers={
-            name: (model["dissect_layers"] if name in DISSECTED else [])
-            + ([model["cam_layer"]] if name in EXPLAINED and CAM_METHODS else [])
-            for name, model in sorted(MODELS.items())
-        },
-        target=STUDY["target"],
-        explained=EXPLAINED,
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=10,
-    conda:
-        "../envs/torch.yaml"
-    script:
-        "../workflow/scripts/check_study.py"
+def scattered(kind):
+    """Files of one kind over all explained models and batches."""
+    place = {
+        "predictions": "explain/{model}/predictions-{batch}.parquet",
+        "views": "explain/{model}/views-{batch}.parquet",
+        "heatmaps": "explain/{model}/cam-{method}-{batch}.parquet",
+        "lime": "explain/{model}/lime-{batch}.parquet",
+        "agreement": "agree/{model}/agreement-{batch}.parquet",
+        "localization": "agree/{model}/localization-{batch}.parquet",
+    }[kind]
+    return expand(RESULTS / place, model=EXPLAINED, batch=BATCHES, method=CAM_METHODS)
+
+
+def explanations(wildcards):
+    """Every explanation of one batch of one model."""
+    folder = RESULTS / "explain" / wildcards.model
+    cams = [
+        folder / f"cam-{method}-{wildcards.batch}.parquet" for method in CAM_METHODS
+    ]
+    lime = [folder / f"lime-{wildcards.batch}.parquet"] if ACTS["lime"] else []
+    return {"cams": cams, "lime": lime}
+
+
+def report_parts(wildcards):
+    """Everything the page shows, by name; what the study does not have is not there."""
+    parts = {path.stem: path for path in final_tables()}
+    parts["pictures"] = expand(RESULTS / "pictures/{batch}.parquet", batch=BATCHES)
+    parts["views"] = scattered("views")
+    if ACTS["cam"]:
+        parts["heatmaps"] = scattered("heatmaps")
+    if ACTS["lime"]:
+        parts["lime"] = scattered("lime")
+    used = sorted(set(EXPLAINED + DISSECTED))
+    parts["weights"] = [path for name in used for path in weights_of(name)]
+    if DISSECTED:
+        parts["probe"] = expand(RESULTS / "probe/{shard}.parquet", shard=SHARDS)
+        parts["weights"] += clip_files()
+    return parts

@@ -2,8 +2,6 @@
 
 
 rule predict:
-    message:
-        "Ask {wildcards.model} about batch {wildcards.batch}"
     input:
         check=checked(),
         weights=model_files,
@@ -16,26 +14,28 @@ rule predict:
         LOGS / "predict-{model}-{batch}.log",
     benchmark:
         TIMES / "predict-{model}-{batch}.tsv"
-    params:
-        code=code("predict.py"),
-        model=lambda wildcards: model_spec(wildcards.model),
-        # Which column of the pictures the model's classes are held against.
-        labels=lambda wildcards: MODELS[wildcards.model].get("train", {}).get("target", "object"),
-        target=STUDY["target"],
-        compute_threads=THREADS,
+    conda:
+        "../envs/torch.yaml"
     threads: THREADS
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        "../envs/torch.yaml"
+    params:
+        code=code("predict.py"),
+        model=lambda wildcards: model_spec(wildcards.model),
+        # Which column of the pictures the model's classes are held against.
+        labels=lambda wildcards: MODELS[wildcards.model]
+        .get("train", {})
+        .get("target", "object"),
+        target=STUDY["target"],
+        compute_threads=THREADS,
+    message:
+        "Ask {wildcards.model} about batch {wildcards.batch}"
     script:
         "../workflow/scripts/predict.py"
 
 
 rule explain_cam:
-    message:
-        "Explain batch {wildcards.batch} of {wildcards.model} with {wildcards.method}"
     input:
         weights=model_files,
         classes=lambda wildcards: class_name_files([wildcards.model]),
@@ -47,27 +47,27 @@ rule explain_cam:
         LOGS / "explain_cam-{model}-{method}-{batch}.log",
     benchmark:
         TIMES / "explain_cam-{model}-{method}-{batch}.tsv"
+    # The long ones first, so that the last of them does not run alone at the end.
+    priority: 10
+    conda:
+        "../envs/explain.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=240,
     params:
         code=code("explain_cam.py"),
         model=lambda wildcards: model_spec(wildcards.model),
         layer=lambda wildcards: MODELS[wildcards.model]["cam_layer"],
         batch_size=STUDY["cam"]["batch_size"],
         compute_threads=THREADS,
-    threads: THREADS
-    # The long ones first, so that the last of them does not run alone at the end.
-    priority: 10
-    resources:
-        mem_mb=4000,
-        runtime=240,
-    conda:
-        "../envs/explain.yaml"
+    message:
+        "Explain batch {wildcards.batch} of {wildcards.model} with {wildcards.method}"
     script:
         "../workflow/scripts/explain_cam.py"
 
 
 rule explain_lime:
-    message:
-        "Explain batch {wildcards.batch} of {wildcards.model} with LIME"
     input:
         weights=model_files,
         classes=lambda wildcards: class_name_files([wildcards.model]),
@@ -79,42 +79,46 @@ rule explain_lime:
         LOGS / "explain_lime-{model}-{batch}.log",
     benchmark:
         TIMES / "explain_lime-{model}-{batch}.tsv"
+    conda:
+        "../envs/explain.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=240,
     params:
         code=code("explain_lime.py"),
         model=lambda wildcards: model_spec(wildcards.model),
         settings=lime_settings(),
         compute_threads=THREADS,
-    threads: THREADS
-    resources:
-        mem_mb=4000,
-        runtime=240,
-    conda:
-        "../envs/explain.yaml"
+    message:
+        "Explain batch {wildcards.batch} of {wildcards.model} with LIME"
     script:
         "../workflow/scripts/explain_lime.py"
 
 
 rule export_explain_params:
-    message:
-        "Export the parameters that LIME was run with"
     input:
-        predictions=expand(
-            rules.predict.output.predictions, model=EXPLAINED, batch=BATCHES
+        expand(
+            rules.predict.output.predictions,
+            batch=BATCHES,
+            allow_missing=True,
         ),
     output:
-        RESULTS / "explain_params.pkl",
+        RESULTS / "explain/{model}/explain_params.pkl",
     log:
-        LOGS / "export_explain_params.log",
+        LOGS / "export_explain_params-{model}.log",
     benchmark:
-        TIMES / "export_explain_params.tsv"
-    params:
-        code=code("export_explain_params.py"),
-        settings=lime_settings(),
+        TIMES / "export_explain_params-{model}.tsv"
+    conda:
+        "../envs/explain.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../envs/explain.yaml"
+    params:
+        code=code("export_explain_params.py"),
+        settings=lime_settings(),
+    message:
+        "Export the parameters that LIME explained {wildcards.model} with"
     script:
         "../workflow/scripts/export_explain_params.py"

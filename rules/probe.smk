@@ -2,8 +2,6 @@
 
 
 rule gather_pictures:
-    message:
-        "Gather the pictures of batch {wildcards.batch}"
     input:
         check=checked(),
         index=lambda wildcards: LISTS["pictures"][int(wildcards.batch)],
@@ -13,26 +11,28 @@ rule gather_pictures:
         LOGS / "gather_pictures-{batch}.log",
     benchmark:
         TIMES / "gather_pictures-{batch}.tsv"
-    params:
-        code=code("gather_pictures.py"),
-        world=ordered([source["world"] for source in STUDY["pictures"] if "world" in source]),
-        kind="study",
-        seed=SEED,
-        size=WORLD["size"] if WORLD else None,
-        batches=len(BATCHES),
+    conda:
+        "../envs/base.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=20,
-    conda:
-        "../envs/base.yaml"
+    params:
+        code=code("gather_pictures.py"),
+        world=ordered(
+            [source["world"] for source in STUDY["pictures"] if "world" in source]
+        ),
+        kind="study",
+        seed=SEED,
+        size=WORLD["size"] if WORLD else None,
+        batches=len(BATCHES),
+    message:
+        "Gather the pictures of batch {wildcards.batch}"
     script:
         "../workflow/scripts/gather_pictures.py"
 
 
 rule gather_probe:
-    message:
-        "Gather the probe pictures of shard {wildcards.batch}"
     input:
         check=checked(),
         index=lambda wildcards: LISTS["probe"][int(wildcards.batch)],
@@ -42,18 +42,22 @@ rule gather_probe:
         LOGS / "gather_probe-{batch}.log",
     benchmark:
         TIMES / "gather_probe-{batch}.tsv"
-    params:
-        code=code("gather_pictures.py"),
-        world=ordered([source["world"] for source in STUDY["probe"] if "world" in source]),
-        kind="probe",
-        seed=SEED,
-        size=WORLD["size"] if WORLD else None,
-        batches=len(SHARDS),
+    conda:
+        "../envs/base.yaml"
     threads: 1
     resources:
         mem_mb=1000,
         runtime=20,
-    conda:
-        "../envs/base.yaml"
+    params:
+        code=code("gather_pictures.py"),
+        world=ordered(
+            [source["world"] for source in STUDY["probe"] if "world" in source]
+        ),
+        kind="probe",
+        seed=SEED,
+        size=WORLD["size"] if WORLD else None,
+        batches=len(SHARDS),
+    message:
+        "Gather the probe pictures of shard {wildcards.batch}"
     script:
         "../workflow/scripts/gather_pictures.py"

@@ -2,14 +2,18 @@
 
 
 rule render_training:
-    message:
-        "Render training pictures, shard {wildcards.shard}"
     output:
         RESULTS / "world/training-{shard}.npz",
     log:
         LOGS / "render_training-{shard}.log",
     benchmark:
         TIMES / "render_training-{shard}.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
     params:
         code=code("render_pictures.py"),
         seed=SEED,
@@ -18,25 +22,25 @@ rule render_training:
         pictures=WORLD["training"]["pictures"] if WORLD else None,
         shards=len(TRAINING_SHARDS),
         clutter=WORLD["training"]["clutter"] if WORLD else None,
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=20,
-    conda:
-        "../envs/base.yaml"
+    message:
+        "Render training pictures, shard {wildcards.shard}"
     script:
         "../workflow/scripts/render_pictures.py"
 
 
 rule render_held_out:
-    message:
-        "Render held-out pictures"
     output:
         RESULTS / "world/held-out.npz",
     log:
         LOGS / "render_held_out.log",
     benchmark:
         TIMES / "render_held_out.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
     params:
         code=code("render_pictures.py"),
         seed=SEED,
@@ -45,19 +49,13 @@ rule render_held_out:
         pictures=WORLD["held_out"]["pictures"] if WORLD else None,
         shards=1,
         clutter=[0, 1, 2, 3, 4],
-    threads: 1
-    resources:
-        mem_mb=2000,
-        runtime=20,
-    conda:
-        "../envs/base.yaml"
+    message:
+        "Render held-out pictures"
     script:
         "../workflow/scripts/render_pictures.py"
 
 
 rule train_classifier:
-    message:
-        "Train {wildcards.model}"
     input:
         check=checked(),
         training=expand(rules.render_training.output, shard=TRAINING_SHARDS),
@@ -69,6 +67,12 @@ rule train_classifier:
         LOGS / "train_classifier-{model}.log",
     benchmark:
         TIMES / "train_classifier-{model}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         code=code("train_classifier.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -76,19 +80,13 @@ rule train_classifier:
         clutter=WORLD["training"]["clutter"] if WORLD else None,
         seed=SEED,
         compute_threads=THREADS,
-    threads: THREADS
-    resources:
-        mem_mb=4000,
-        runtime=60,
-    conda:
-        "../envs/torch.yaml"
+    message:
+        "Train {wildcards.model}"
     script:
         "../workflow/scripts/train_classifier.py"
 
 
 rule train_clip:
-    message:
-        "Train the small CLIP"
     input:
         check=checked(),
         training=expand(rules.render_training.output, shard=TRAINING_SHARDS),
@@ -100,17 +98,19 @@ rule train_clip:
         LOGS / "train_clip.log",
     benchmark:
         TIMES / "train_clip.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
     params:
         code=code("train_clip.py"),
         settings=ordered(STUDY["clip"]["train"]) if STUDY["clip"] else None,
         clutter=WORLD["training"]["clutter"] if WORLD else None,
         seed=SEED,
         compute_threads=THREADS,
-    threads: THREADS
-    resources:
-        mem_mb=4000,
-        runtime=60,
-    conda:
-        "../envs/torch.yaml"
+    message:
+        "Train the small CLIP"
     script:
         "../workflow/scripts/train_clip.py"

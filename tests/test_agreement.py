@@ -2,6 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import jaccard_score
+
 from consilience.agreement import (
     METRICS,
     compare_explanations,
@@ -11,14 +17,10 @@ from consilience.agreement import (
 from consilience.errors import ConsilienceError
 from consilience.measures import Superpixels
 from consilience.tables import AGREEMENT, AGREEMENT_SUMMARY, make_table
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import jaccard_score
 
 ALL = {"metrics": tuple(METRICS)}
-SEGMENTS = np.arange(36).reshape(6, 6) // 9
+# Superpixels of 2, 8, 10 and 16 pixels.
+SEGMENTS = np.repeat([0, 1, 2, 3], [2, 8, 10, 16]).reshape(6, 6)
 
 
 def make_map(seed, shape=(6, 6)):
@@ -47,6 +49,9 @@ def test_iou_by_hand():
     a = np.array([[4, 3, 2, 1, 0.0]])
     b = np.array([[4, 0, 2, 3, 1.0]])
     assert agree(a, b, "iou", top_fraction=0.4)[0] == pytest.approx(1 / 3)
+    # One and a half places of five.
+    b = np.array([[3, 4, 2, 1, 0.0]])
+    assert agree(a, b, "iou", top_fraction=0.3)[0] == pytest.approx(1 / 2)
     # Half-zero maps at a fraction beyond what is not zero: tied places count in part.
     # a: 1 1 .5 .5 0 … of three among [1, 1, 0, 0]: memberships 1 1 .5 .5 and .5 .5 1 1.
     a, b = np.array([[1, 1, 0, 0.0]]), np.array([[0, 0, 1, 1.0]])
@@ -191,7 +196,7 @@ def test_without_lime_there_are_no_superpixels():
 
 
 def test_a_map_constant_over_superpixels_is_undefined_there_only():
-    cam = np.tile([0.0, 1, 0], (6, 2))
+    cam = (np.arange(36) % 2 / np.bincount(SEGMENTS.ravel())[SEGMENTS.ravel()]).reshape(6, 6)
     rows = compare_explanations({"cam": cam, "lime": make_lime()})
     assert [row["reason"] for row in rows] == [
         None,

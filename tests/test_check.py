@@ -15,9 +15,18 @@ SPEC = {
 
 def test_a_sound_model_is_described_without_weights():
     assert check.check_model(SPEC, ["layer4", "fc"], "predicted") == {
-        "classes": 2,
+        "class_names": ["cat", "dog"],
+        "output_layer": "fc",
         "parameters": 11177538,
     }
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer"), [("squeezenet1_0", "classifier.1"), ("vit_b_16", "heads.head")]
+)
+def test_the_output_layer_is_found(architecture, layer):
+    found = check.check_model(SPEC | {"architecture": architecture}, [], "predicted")
+    assert found["output_layer"] == layer
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
-from consilience.errors import ConsilienceError
-from consilience.localization import METRICS, score_localization, summarise_localization
-from consilience.measures import Superpixels
-from consilience.tables import LOCALIZATION, LOCALIZATION_SUMMARY, make_table
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import jaccard_score
+
+from consilience.errors import ConsilienceError
+from consilience.localization import METRICS, score_localization, summarise_localization
+from consilience.measures import Superpixels
+from consilience.tables import LOCALIZATION, LOCALIZATION_SUMMARY, make_table
 
 
 def scores(explanation, mask):

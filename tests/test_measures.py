@@ -2,21 +2,23 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import bootstrap, rankdata
+
 from consilience.errors import ConsilienceError
 from consilience.measures import (
     Superpixels,
     UndefinedError,
     bootstrap_mean,
+    collect_explanations,
     pixel_values,
     rank_values,
     soft_iou,
     summarise_rows,
     top_region,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
-from scipy.stats import bootstrap, rankdata
 
 # Few values, so that ties are common.
 tied = arrays(np.float64, st.integers(2, 40), elements=st.integers(-3, 3).map(float))
@@ -153,10 +155,12 @@ def test_summary_by_hand():
 
 
 def test_summary_knows_no_order_of_rows_and_no_other_groups():
-    rows = [row(name, value) for name, value in zip("abc", [0.1, 0.4, 0.35], strict=True)]
-    summary = summarise_rows(rows, PICTURES, ["key"], 200, 0)
-    others = [row("d", 0.2), row("a", 0.9, key="other")]
-    assert summary[0] in summarise_rows(others + rows[::-1], PICTURES[::-1], ["key"], 200, 0)
+    values = np.random.default_rng(0).random(20)
+    rows = [row(f"p{index:02}", value) for index, value in enumerate(values)]
+    pictures = [{"name": row["picture"], "clutter": 1} for row in rows] + PICTURES
+    summary = summarise_rows(rows, pictures, ["key"], 200, 0)
+    others = [row("d", 0.2), row("p03", 0.9, key="other")]
+    assert summary[0] in summarise_rows(others + rows[::-1], pictures[::-1], ["key"], 200, 0)
 
 
 def test_summary_of_an_unknown_picture():
@@ -166,3 +170,18 @@ def test_summary_of_an_unknown_picture():
 
 def test_summary_of_nothing():
     assert summarise_rows([], PICTURES, ["key"], 100, 0) == []
+
+
+def test_explanations_are_collected_by_picture_and_method():
+    heatmap = {
+        "picture": "a",
+        "method": "grad-cam",
+        "height": 1,
+        "width": 3,
+        "heatmap": [0, 0.5, 1],
+    }
+    lime = {"picture": "a", "height": 1, "width": 3, "segment_map": [0, 1, 1], "weights": [0.5, -1]}
+    found = collect_explanations([heatmap], [lime])
+    assert list(found) == ["a"]
+    np.testing.assert_array_equal(found["a"]["grad-cam"], [[0, 0.5, 1]])
+    np.testing.assert_array_equal(found["a"]["lime"].sum_over(np.ones(3)), [1, 2])

@@ -6,6 +6,7 @@ import stat
 import numpy as np
 import pyarrow as pa
 import pytest
+
 from consilience import tables
 from consilience.errors import ConsilienceError
 

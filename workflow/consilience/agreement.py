@@ -44,7 +44,6 @@ class Pearson:
     def prepare(self, values: np.ndarray, settings: Mapping) -> np.ndarray:
         """Work out, once per explanation, what every comparison needs of it."""
         centred = values - values.mean()
-        centred /= np.abs(centred).max()  # so that the squares of tiny weights do not vanish
         return centred / np.linalg.norm(centred)
 
     def compare(self, a: np.ndarray, b: np.ndarray) -> float:

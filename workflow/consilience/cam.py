@@ -145,7 +145,8 @@ class AblationCAM(_Extended, pytorch_grad_cam.AblationCAM):
         before = record_before(self.model, layer, picture)
         self.activations_and_grads.clear()
         if self.splits is None:
-            channel = maps.abs().sum((1, 2)).argmax().reshape(1)
+            # Twice: what is recorded must serve a batch of several.
+            channel = maps.abs().sum((1, 2)).argmax().repeat(2)
             whole = self._ask(picture, layer, ablate(maps, channel), [])
             try:
                 split = self._ask(picture, layer, ablate(maps, channel), before)

@@ -26,7 +26,8 @@ def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> d
     Returns
     -------
     dict
-        What was found: the number of classes and of parameters.
+        What was found: ``class_names``, ``output_layer`` (the name of the layer whose unit i is
+        the logit of class i; None where that is not plain) and the number of ``parameters``.
 
     Raises
     ------
@@ -46,8 +47,23 @@ def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> d
         classifier.layer(layer)
     if target is not None and target not in TARGETS:
         find_class(classifier, target)
-    parameters = sum(parameter.numel() for parameter in classifier.model.parameters())
-    return {"classes": len(classifier.class_names), "parameters": parameters}
+    return {
+        "class_names": list(classifier.class_names),
+        "output_layer": find_output_layer(classifier),
+        "parameters": sum(parameter.numel() for parameter in classifier.model.parameters()),
+    }
+
+
+def find_output_layer(classifier: Classifier) -> str | None:
+    """Return the name of the last layer with weights if it has one unit a class."""
+    kinds = (torch.nn.Linear, torch.nn.Conv2d)
+    layers = [
+        (n, layer) for n, layer in classifier.model.named_modules() if isinstance(layer, kinds)
+    ]
+    if not layers:
+        return None
+    name, last = layers[-1]
+    return name if last.weight.shape[0] == len(classifier.class_names) else None
 
 
 def check_models(
@@ -63,7 +79,7 @@ def check_models(
         name = spec["name"]
         try:
             found[name] = check_model(spec, layers[name], target if name in explained else None)
-            log(f"model {name}: {found[name]}")
+            log(f"model {name}: {found[name]['parameters']} parameters")
         except ConsilienceError as error:
             said.append(str(error))
     if said:

@@ -120,7 +120,7 @@ def enlarge(view: np.ndarray, side: int = 192) -> np.ndarray:
     return np.asarray(Image.fromarray(view).resize(size, Image.Resampling.LANCZOS))
 
 
-def overlay(view: np.ndarray, heatmap: np.ndarray, opacity: float = 0.6) -> np.ndarray:
+def overlay(view: np.ndarray, heatmap: np.ndarray, opacity: float = 0.55) -> np.ndarray:
     """Lay a heatmap over a picture.
 
     The picture is turned to grey, so that every colour seen is one of the colour bar's.
@@ -207,6 +207,7 @@ def plot_levels(
     chance: Sequence[float | None] = (),
     beyond: int | None = None,
     percent: bool = False,
+    width: float = 3.1,
 ) -> str:
     """Plot values at ordered levels, one line a series, with intervals and every single point.
 
@@ -228,6 +229,8 @@ def plot_levels(
         Index of the first level beyond what the models were trained on; shaded from there.
     percent
         Whether to write values as percentages.
+    width
+        Of the chart, inches of a screen on which type is 8 points.
 
     Returns
     -------
@@ -235,7 +238,7 @@ def plot_levels(
         An ``<svg>`` element.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(3.1, 2.15)
+        figure, axes = _axes(width, 0.7 * width, left=0.42, bottom=0.38)
         labels = [group.label for group in series[0].groups]
         places = np.arange(len(labels))
         if beyond is not None and beyond < len(labels):
@@ -276,7 +279,9 @@ def plot_groups(
     """
     with matplotlib.rc_context(_STYLE):
         rows = sum(len(one.groups) for one in series)
-        figure, axes = _axes(3.6, 0.5 + 0.36 * rows)
+        # About what the longest label takes at this size of type.
+        left = 0.1 + 0.06 * max(len(group.label) for one in series for group in one.groups)
+        figure, axes = _axes(3.6, 0.5 + 0.36 * rows, left=left, bottom=0.22)
         if chance is not None:
             axes.axvline(chance, color=_INK, alpha=0.5, linewidth=0.9, linestyle=(0, (3, 2)))
         tips, row = {}, 0
@@ -293,10 +298,19 @@ def plot_groups(
         return _to_svg(figure, name, title, tips)
 
 
-def _axes(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height), facecolor="none", layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02)
-    return figure, figure.subplots()
+def _axes(width: float, height: float, left: float, bottom: float) -> tuple[Figure, Axes]:
+    """Make a figure of one axes with fixed margins, inches; laying it out would take as long as
+    drawing it."""
+    figure = Figure(figsize=(width, height), facecolor="none")
+    axes = figure.add_axes(
+        (
+            left / width,
+            bottom / height,
+            1 - (left + 0.08) / width,
+            1 - (bottom + 0.24) / height,
+        )
+    )
+    return figure, axes
 
 
 def _draw_series(

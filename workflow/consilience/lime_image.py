@@ -206,7 +206,7 @@ def explain_lime(classifier: Classifier, view: np.ndarray, target: int, settings
     row = {
         "height": view.shape[0],
         "width": view.shape[1],
-        "segment_map": explanation.segments.ravel(),
+        "segment_map": explanation.segments.ravel().astype(np.int32),
         "segments": len(weights),
         "weights": weights,
         "intercept": float(explanation.intercept[target]),

@@ -73,6 +73,28 @@ class Superpixels:
 Explanation = np.ndarray | Superpixels
 
 
+def collect_explanations(
+    heatmaps: Iterable[Mapping], limes: Iterable[Mapping]
+) -> dict[str, dict[str, Explanation]]:
+    """Collect the explanations of one model by picture and method.
+
+    Parameters
+    ----------
+    heatmaps
+        Rows of the table ``HEATMAPS``.
+    limes
+        Rows of the table ``LIME``; their method is called ``lime``.
+    """
+    found: dict[str, dict[str, Explanation]] = defaultdict(dict)
+    for row in heatmaps:
+        shape = row["height"], row["width"]
+        found[row["picture"]][row["method"]] = np.float32(row["heatmap"]).reshape(shape)
+    for row in limes:
+        segments = np.int32(row["segment_map"]).reshape(row["height"], row["width"])
+        found[row["picture"]]["lime"] = Superpixels(segments, row["weights"])
+    return dict(found)
+
+
 def shape_of(explanation: Explanation) -> tuple[int, ...]:
     """Return height and width of an explanation."""
     if isinstance(explanation, Superpixels):

@@ -49,12 +49,21 @@ def view_pictures(classifier: Classifier, pictures: Sequence[Mapping]) -> Iterat
     ------
     dict
         Rows of ``VIEWS``.
+
+    Raises
+    ------
+    ConsilienceError
+        If a file changed since it was listed, a mask does not fit its picture, or a picture is
+        too long for the transform: names the picture.
     """
     for row in pictures:
         if row["error"] is not None:
             continue
         picture = read_picture(row)
-        view = classifier.transform.fit(picture)
+        try:
+            view = classifier.transform.fit(picture)
+        except ConsilienceError as error:
+            raise ConsilienceError(f"{row['name']}: {error}") from None
         masks = {}
         for name in ("mask_visible", "mask_whole"):
             if row[name] is not None:

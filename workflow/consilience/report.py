@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+import markupsafe
 import numpy as np
 import yaml
 
@@ -114,18 +115,18 @@ AGREEMENT_MEASURES = {
 }
 
 LOCALIZATION_MEASURES = {
+    "iou": Measure(
+        "IoU with the mask",
+        "0 to 1",
+        "Overlap of the object with the explanation’s top region of the object’s own area. A "
+        "random region of share a scores a / (2 − a).",
+    ),
     "pointing-game": Measure(
         "Pointing game",
         "0 to 1",
         "Share of the explanation’s strongest place that lies on the object: 0 or 1 for a single "
         "pixel, between for a whole superpixel. A random place scores the object’s share of the "
         "picture.",
-    ),
-    "iou": Measure(
-        "IoU with the mask",
-        "0 to 1",
-        "Overlap of the object with the explanation’s top region of the object’s own area. A "
-        "random region of share a scores a / (2 − a).",
     ),
     "mass-inside": Measure(
         "Mass inside the mask",
@@ -135,6 +136,15 @@ LOCALIZATION_MEASURES = {
         "wherever its maximum is.",
     ),
 }
+
+COMPARISON_MEASURES = {
+    "label_is_class_name": ("Neurons of {a} named after their class", True),
+    "jaccard": ("Jaccard index of the words of {a} and {b}", False),
+    "top_overlap": ("Most frequent words that {a} and {b} share", True),
+    "distribution_overlap": ("Neurons of {a} and {b} that can be paired by word", True),
+    "share_in_other": ("Neurons of {a} whose word {b} has too", True),
+}
+"""What the comparison says beside counts: a label, and whether the value is a share."""
 
 OTHER_MEASURES = (
     Measure(
@@ -203,7 +213,7 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
     environment.filters.update(
         fixed=format_fixed, percent=format_percent, slug=slug, method=method_label
     )
-    svg = jinja2.filters.Markup  # only what `figures` made and escaped
+    svg = markupsafe.Markup  # only for what `figures` made and escaped, and the style sheet
     study = content.study
     return environment.get_template("report.html.j2").render(
         style=svg(style),
@@ -240,9 +250,9 @@ def format_percent(value: float | None, digits: int = 1) -> str:
         return "–"
     text = f"{100 * value:.{digits}f}"
     least = 10.0**-digits
-    if value < 1 and float(text) >= 100:
+    if value < 1 - 1e-9 and float(text) >= 100:  # sums of shares miss 1 by their last digits
         text = f"> {100 - least:.{digits}f}"
-    elif value > 0 and float(text) == 0:
+    elif value > 1e-9 and float(text) == 0:
         text = f"< {least:.{digits}f}"
     return f"{text}\N{NO-BREAK SPACE}%"
 
@@ -317,6 +327,12 @@ def _methods(content: Content, found: Iterable[str]) -> list[str]:
     return [name for name in order if name in found] + sorted(found - set(order))
 
 
+def _metrics(rows: Rows, measures: Mapping[str, Measure]) -> list[str]:
+    """Measures that occur in rows, in the order in which they are declared here."""
+    found = _unique(row["metric"] for row in rows)
+    return [name for name in measures if name in found] + [n for n in found if n not in measures]
+
+
 def _style(content: Content, method: str) -> int:
     """Number of a method's colour and marker, the same in all charts."""
     order = ["lime", *content.study.get("cam", {}).get("methods", ())]
@@ -386,22 +402,22 @@ def _answer(content: Content) -> dict:
                 (r for r in content.accuracy if r["model"] == name and r["clutter"] is None), None
             )
             cells.append(row and row["accuracy"])
-        learned.append({"label": "Held-out accuracy", "percent": True, "cells": cells})
+        learned.append(_learned("Held-out accuracy", None, cells))
     layers = _layers(content)
     summary = {(row["model"], row["layer"]): row for row in _summarise_layers(content)}
     for key, label in (("distinct", "Distinct words"), ("absent", "Labelled with absent words")):
         for layer in layers[-2:]:
             cells = [summary.get((name, layer), {}).get(key) for name in models]
             if any(cell is not None for cell in cells):
-                learned.append(
-                    {
-                        "label": label,
-                        "layer": layer,
-                        "percent": key == "absent",
-                        "digits": 0,
-                        "cells": cells,
-                    }
-                )
+                learned.append(_learned(label, layer, cells, None if key == "absent" else 0))
+    named = {
+        (row["model_a"], row["layer"]): row["value"]
+        for row in content.comparison
+        if row["metric"] == "label_is_class_name"
+    }
+    for layer in _unique(layer for _, layer in named):
+        cells = [named.get((name, layer)) for name in models]
+        learned.append(_learned("Neurons named after their class", layer, cells))
     zero_shot = [row for row in content.accuracy if row["model"] not in names]
     zero_shot = [row for row in zero_shot if row["clutter"] is None]
 
@@ -453,6 +469,12 @@ def _answer(content: Content) -> dict:
     }
 
 
+def _learned(label: str, layer: str | None, cells: list, digits: int | None = None) -> dict:
+    """Make a row of what the models learned; a share where no digits are given."""
+    share = digits is None
+    return {"label": label, "layer": layer, "cells": cells, "percent": share, "digits": digits}
+
+
 def _of_models(content: Content, name: str) -> bool:
     return any(row["model"] == name for row in (*content.accuracy, *content.neurons))
 
@@ -497,12 +519,11 @@ def _say(content, ends, agree_rows, truth_rows, layers, summary) -> list[str]:
     if layers:
         last = layers[-1]
         parts = [
-            f"{_count(row['distinct'], 'different word')} to the {_count(row['neurons'], 'neuron')} "
-            f"of {name}"
+            f"{_count(row['distinct'], 'word')} for {_count(row['neurons'], 'neuron')} of {name}"
             for (name, layer), row in summary.items()
             if layer == last
         ]
-        said.append(f"In the last layer dissected ({last}), CLIP-Dissect gives {_join(parts)}.")
+        said.append(f"In the last layer dissected ({last}), CLIP-Dissect needs {_join(parts)}.")
     return said
 
 
@@ -591,13 +612,14 @@ def _summarise_layers(content: Content) -> list[dict]:
         rows = [row for row in content.neurons if row["layer"] == layer]
         for model in _models(content, rows):
             own = [row for row in rows if row["model"] == model]
-            absent = [row["absent"] for row in own if row["absent"] is not None]
+            labelled = [row for row in own if row["concept"] is not None]
+            absent = [row["absent"] for row in labelled if row["absent"] is not None]
             summary.append(
                 {
                     "layer": layer,
                     "model": model,
                     "neurons": len(own),
-                    "distinct": len({row["concept"] for row in own}),
+                    "distinct": len({row["concept"] for row in labelled}),
                     "absent": sum(absent) / len(absent) if absent else None,
                 }
             )
@@ -645,24 +667,33 @@ def _dissect(content: Content) -> dict | None:
                 "summary": [row for row in summary if row["layer"] == layer],
                 "models": shown,
                 "shared": sorted(shared),
-                "pairs": [
-                    row
+                "compared": [
+                    {**row, **_compared(row)}
                     for row in content.comparison
-                    if row["layer"] == layer and row["model_b"] is not None
+                    if row["layer"] == layer and row["metric"] in COMPARISON_MEASURES
                 ],
             }
         )
     return {
         "layers": layers,
         "has_absent": any(row["absent"] is not None for row in summary),
-        "comparison": content.comparison,
-        "temperature": content.study.get("dissection", {}).get("a"),
     }
+
+
+def _compared(row: Mapping) -> dict:
+    """Say what a row of the comparison is, and how its value is written."""
+    label, as_share = COMPARISON_MEASURES[row["metric"]]
+    names = {"a": row["model_a"], "b": row["model_b"]}
+    return {"label": label.format(**names), "as_share": as_share}
 
 
 def _neuron_cards(content, model, layer, probe, thumbnail) -> list[dict]:
     """The most similar neuron of each of a few words."""
-    rows = [r for r in content.neurons if (r["model"], r["layer"]) == (model, layer)]
+    rows = [
+        row
+        for row in content.neurons
+        if (row["model"], row["layer"]) == (model, layer) and row["concept"] is not None
+    ]
     best: dict[str, Mapping] = {}
     for row in sorted(rows, key=lambda row: (row["rank"], row["unit"])):
         best.setdefault(row["concept"], row)
@@ -684,42 +715,41 @@ def _gallery(content: Content, outline: Outline | None) -> dict | None:
     if not content.views or not (content.heatmaps or content.lime):
         return None
     known = {row["name"]: row for row in content.pictures}
+    predictions = {(row["model"], row["picture"]): row for row in content.predictions}
     views = {(row["model"], row["picture"]): row for row in content.views}
-    maps = defaultdict(list)
-    for row in content.heatmaps:
+    maps, limes = defaultdict(list), {}
+    methods = _methods(content, {row["method"] for row in content.heatmaps})
+    for row in sorted(content.heatmaps, key=lambda row: methods.index(row["method"])):
         maps[row["model"], row["picture"]].append(row)
-    limes = {(row["model"], row["picture"]): row for row in content.lime}
-    for key in (*maps, *limes):
-        if key not in views:
+    for row in content.lime:
+        limes[row["model"], row["picture"]] = row
+    for model, name in (*maps, *limes):
+        if (model, name) not in views or (model, name) not in predictions:
             raise ConsilienceError(
-                f"picture {key[1]!r} is explained for model {key[0]!r} but has no view; "
-                "delete its explanations and run again"
+                f"picture {name!r} is explained for model {model!r} but has no view or no "
+                "prediction; delete its explanations and run again"
             )
-    with_lime = defaultdict(dict)
+    # By (model, picture) and method: the two values that a card shows beside its pictures.
+    correlations, overlaps = defaultdict(dict), defaultdict(dict)
     for row in content.agreement:
         if "lime" in (row["method_a"], row["method_b"]) and row["metric"] == "spearman":
-            with_lime[row["model"], row["picture"]][_other(row)] = row["value"]
-    truth = defaultdict(dict)
+            correlations[row["model"], row["picture"]][_other(row)] = row["value"]
     for row in content.localization:
         if row["metric"] == "iou":
-            truth[row["model"], row["picture"]][row["method"]] = row["value"]
-    methods = _methods(content, {row["method"] for row in content.heatmaps})
+            overlaps[row["model"], row["picture"]][row["method"]] = row["value"]
+
     layered = len({row["layer"] for row in content.heatmaps}) > 1
     features = content.study.get("lime", {}).get("num_features", 5)
     anchors: set[str] = set()
     models = []
     for model in _models(content, content.predictions):
-        cards = defaultdict(list)
-        rows = [row for row in content.predictions if row["model"] == model]
-        for prediction in sorted(rows, key=lambda row: row["picture"]):
-            name = prediction["picture"]
-            key = (model, name)
-            if key not in views or not (maps[key] or key in limes):
-                continue
+        groups = defaultdict(list)
+        for key in sorted(key for key in views if key[0] == model and (maps[key] or key in limes)):
+            picture = known.get(key[1], {})
+            about = picture.get("caption") or key[1]
+            target = predictions[key]["target_class"]
             view = decode_png(views[key]["view"])
             large = figures.enlarge(view)
-            about = known.get(name, {}).get("caption") or name
-            target = prediction["target_class"]
             thumbs = [
                 {
                     "label": "Picture",
@@ -728,87 +758,88 @@ def _gallery(content: Content, outline: Outline | None) -> dict | None:
                     "notes": [],
                 }
             ]
-            order = {method: index for index, method in enumerate(methods)}
-            for row in sorted(maps[key], key=lambda row: (order[row["method"]], row["layer"])):
-                heat = np.asarray(row["heatmap"], dtype=np.float32)
-                heat = heat.reshape(row["height"], row["width"])
-                label = method_label(row["method"])
-                good = row["status"] == "ok"
-                notes = []
-                if row["method"] in with_lime[key]:
-                    notes.append(("ρ with LIME", with_lime[key][row["method"]]))
-                if row["method"] in truth[key]:
-                    notes.append(("IoU, mask", truth[key][row["method"]]))
+            for row in maps[key]:
                 thumbs.append(
-                    {
-                        "label": f"{label}, {row['layer']}" if layered else label,
-                        "uri": _uri(figures.overlay(large, heat)) if good else None,
-                        "missing": f"map is {row['status']}",
-                        "alt": f"{label} heatmap for {target}, highest at the {_place(heat)}",
-                        "notes": notes,
-                    }
+                    _cam_thumb(row, large, target, layered, correlations[key], overlaps[key])
                 )
-            facts = []
             if key in limes:
-                row = limes[key]
-                segments = np.asarray(row["segment_map"]).reshape(row["height"], row["width"])
-                weights = np.asarray(row["weights"], dtype=np.float64)
-                good = row["status"] == "ok"
-                drawn = (
-                    figures.enlarge(outline(view, segments, weights, features)) if good else None
-                )
-                notes = [("R²", row["r2"])]
-                if "lime" in truth[key]:
-                    notes.append(("IoU, mask", truth[key]["lime"]))
-                where = f", the strongest at the {_place(weights[segments])}" if good else ""
                 thumbs.append(
-                    {
-                        "label": "LIME",
-                        "uri": _uri(drawn) if good else None,
-                        "missing": f"explanation is {row['status']}",
-                        "alt": f"LIME: superpixels that speak for {target} outlined in yellow"
-                        + where,
-                        "notes": notes,
-                    }
+                    _lime_thumb(limes[key], view, target, outline, features, overlaps[key])
                 )
-                facts.append(_count(row["segments"], "superpixel"))
-            if (mask := views[key]["mask_visible"]) is not None:
-                mask = decode_png(mask)
-                thumbs.append(
-                    {
-                        "label": "Known mask",
-                        "uri": _uri(figures.outline_mask(large, mask)),
-                        "alt": f"Mask of the object, around the {_place_of_mask(mask)}",
-                        "notes": [("share of area", float((mask != 0).mean()))],
-                    }
-                )
-            anchor = f"picture-{slug(name)}"
-            if anchor in anchors:
+            if views[key]["mask_visible"] is not None:
+                thumbs.append(_mask_thumb(decode_png(views[key]["mask_visible"]), large))
+            anchor = slug(key[1])
+            anchor = anchor if anchor.startswith("picture-") else f"picture-{anchor}"
+            if anchor in anchors:  # the same picture, explained for another model
                 anchor += f"-{slug(model)}"
             anchors.add(anchor)
-            level = known.get(name, {}).get("clutter")
-            cards[level].append(
+            groups[picture.get("clutter")].append(
                 {
-                    **prediction,
+                    **predictions[key],
                     "id": anchor,
                     "thumbs": thumbs,
-                    "facts": facts,
-                    "chosen": _chosen(prediction),
+                    "superpixels": limes[key]["segments"] if key in limes else None,
+                    "chosen": _chosen(predictions[key]),
                 }
             )
-        groups = [
-            {"clutter": level, "label": _level_label(level), "cards": cards[level]}
-            for level in sorted(cards, key=lambda level: (level is None, level or 0))
-        ]
         if groups:
-            models.append({"model": model, "groups": groups})
+            levels = sorted(groups, key=lambda level: (level is None, level or 0))
+            models.append(
+                {
+                    "model": model,
+                    "groups": [{"clutter": level, "cards": groups[level]} for level in levels],
+                }
+            )
     return {
         "models": models,
         "colour_bar": figures.sample_colormap() if content.heatmaps else None,
         "has_lime": bool(content.lime),
         "has_mask": any(row["mask_visible"] is not None for row in content.views),
         "features": features,
-        "agreement": bool(with_lime),
+    }
+
+
+def _cam_thumb(row, large, target, layered, correlations, overlaps) -> dict:
+    heat = np.asarray(row["heatmap"], dtype=np.float32).reshape(row["height"], row["width"])
+    label = method_label(row["method"])
+    good = row["status"] == "ok"
+    notes = []
+    if row["method"] in correlations:
+        notes.append(("ρ with LIME", correlations[row["method"]], False))
+    if row["method"] in overlaps:
+        notes.append(("IoU, mask", overlaps[row["method"]], False))
+    return {
+        "label": f"{label}, {row['layer']}" if layered else label,
+        "uri": _uri(figures.overlay(large, heat)) if good else None,
+        "missing": f"map is {row['status']}",
+        "alt": f"{label} heatmap for {target}, highest at the {_place(heat)}",
+        "notes": notes,
+    }
+
+
+def _lime_thumb(row, view, target, outline, features, overlaps) -> dict:
+    segments = np.asarray(row["segment_map"]).reshape(row["height"], row["width"])
+    weights = np.asarray(row["weights"], dtype=np.float64)
+    good = row["status"] == "ok"
+    notes = [("R²", row["r2"], False)]
+    if "lime" in overlaps:
+        notes.append(("IoU, mask", overlaps["lime"], False))
+    return {
+        "label": METHODS["lime"],
+        "uri": _uri(figures.enlarge(outline(view, segments, weights, features))) if good else None,
+        "missing": f"explanation is {row['status']}",
+        "alt": f"LIME: superpixels that speak for {target} outlined in yellow, the strongest at "
+        f"the {_place(weights[segments])}",
+        "notes": notes,
+    }
+
+
+def _mask_thumb(mask, large) -> dict:
+    return {
+        "label": "Known mask",
+        "uri": _uri(figures.outline_mask(large, mask)),
+        "alt": f"Mask of the object, around the {_place_of_mask(mask)}",
+        "notes": [("area", float((mask != 0).mean()), True)],
     }
 
 
@@ -877,7 +908,7 @@ def _agreement(content: Content) -> list[dict]:
             order = _methods(content, [m for pair in pairs.values() for m in pair])
             keys = sorted(pairs, key=lambda key: [order.index(m) for m in pairs[key]])
             metrics = []
-            for metric in _unique(row["metric"] for row in block):
+            for metric in _metrics(block, AGREEMENT_MEASURES):
                 rows = [row for row in block if row["metric"] == metric]
                 metrics.append(
                     _charted(
@@ -912,7 +943,7 @@ def _truth(content: Content) -> list[dict]:
         own = [row for row in content.localization_summary if row["model"] == model]
         methods = _methods(content, (row["method"] for row in own))
         metrics = []
-        for metric in _unique(row["metric"] for row in own):
+        for metric in _metrics(own, LOCALIZATION_MEASURES):
             metrics.append(
                 _charted(
                     content,
@@ -956,6 +987,7 @@ def _charted(content, rows, singles, entries, measure, name) -> dict:
                 limits,
                 chance,
                 _first_beyond(content, levels),
+                width=3.1 if len(series) <= 3 else 2.5,
             )
             for index, (one, chance) in enumerate(zip(series, chances, strict=True))
         ]
@@ -993,6 +1025,10 @@ def _skipped(content: Content) -> dict:
         for row in content.lime
         if row["status"] != "ok"
     ]
+    unlabelled = defaultdict(list)
+    for row in content.neurons:
+        if row["concept"] is None:
+            unlabelled[row["model"], row["layer"], row["status"]].append(str(row["unit"]))
     missing: Counter = Counter()
     for what, rows, measures in (
         ("agreement", content.agreement, AGREEMENT_MEASURES),
@@ -1012,6 +1048,7 @@ def _skipped(content: Content) -> dict:
             (r["name"], r["error"]) for r in content.probe if r["error"] is not None
         ],
         "degenerate": sorted(degenerate),
+        "unlabelled": [(*key, ", ".join(units)) for key, units in sorted(unlabelled.items())],
         "missing": [(*key, count) for key, count in sorted(missing.items())],
         "checked": [
             text
@@ -1037,7 +1074,7 @@ def _method(content: Content) -> dict:
         (content.agreement_summary, AGREEMENT_MEASURES),
         (content.localization_summary, LOCALIZATION_MEASURES),
     ):
-        for metric in _unique(row["metric"] for row in rows):
+        for metric in _metrics(rows, known):
             measures.append(_measure(metric, known, content.study))
     seeds = [("study", content.study.get("seed"))]
     for model in content.study["models"]:

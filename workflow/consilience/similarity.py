@@ -23,7 +23,7 @@ import numpy as np
 
 from .errors import ConsilienceError
 
-# Concepts worked on at a time: the buffers of some 2,000 neurons then stay in the processor's cache.
+# Concepts worked on at a time, so that the buffers of some 2,000 neurons stay in the cache.
 _BLOCK = 128
 
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from PIL import Image
 
 from .errors import ConsilienceError
 from .images import encode_png, hash_bytes
@@ -76,12 +75,12 @@ _NEUTRAL_COUNT = {0: 0, 1: 2, 2: 4, 3: 4, 4: 4}
 _OBJECT_LIKE_COUNT = {0: 0, 1: 0, 2: 0, 3: 3, 4: 5}
 
 _PALETTE = {
-    "red": (216, 32, 36),
+    "red": (228, 36, 40),
     "orange": (248, 128, 20),
     "yellow": (250, 220, 40),
-    "green": (30, 170, 70),
-    "blue": (36, 84, 220),
-    "purple": (146, 62, 196),
+    "green": (36, 184, 76),
+    "blue": (44, 104, 240),
+    "purple": (160, 72, 214),
     "pink": (250, 130, 180),
     "white": (246, 246, 242),
 }
@@ -218,8 +217,9 @@ def sample_picture(seed: int, stream: str, index: int, clutter: int) -> Picture:
     in a row, from an index that ten divides, have each object and each scene once; eight have
     each colour once; the three are drawn independently. The clutter level changes nothing else.
     """
-    if index < 0:
-        raise ConsilienceError(f"the world's picture index is {index}; it counts from 0")
+    for what, value in (("seed", seed), ("picture index", index)):
+        if value < 0:
+            raise ConsilienceError(f"the world's {what} is {value}; it must be 0 or more")
     root = (seed, int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "big"))
 
     name, scene, colour = (
@@ -227,7 +227,7 @@ def sample_picture(seed: int, stream: str, index: int, clutter: int) -> Picture:
         for factor, values in enumerate((OBJECTS, SCENES, COLOURS))
     )
     rng = np.random.default_rng((*root, 3, index))
-    diameter = rng.uniform(0.38, 0.55)
+    diameter = rng.uniform(0.42, 0.56)
     margin = diameter / 2 + 0.02
     x, y = (rng.uniform(margin, 1 - margin) for _ in "xy")
     angle = rng.uniform(-0.35, 0.35)
@@ -305,15 +305,14 @@ def _ball(u, v):
 
 def _box(u, v):
     edge = np.maximum(np.abs(u), np.abs(v))
-    frame = np.abs(edge - 0.5) < 0.06
-    braces = (np.abs(np.abs(u) - np.abs(v)) < 0.1) & (edge < 0.5)
-    return edge - 0.78, frame | braces
+    frame = np.abs(edge - 0.45) < 0.06
+    braces = (np.abs(np.abs(u) - np.abs(v)) < 0.1) & (edge < 0.45)
+    return edge - 0.705, frame | braces
 
 
 def _triangle(u, v):
-    v = v - 0.2
     distance = np.maximum(v - 0.5, 0.866 * np.abs(u) - 0.5 * v - 0.5)
-    return distance, _modulo(v + 0.02, 0.36) < 0.16
+    return distance, _modulo(v + 0.12, 0.4) < 0.18
 
 
 def _star(u, v):
@@ -322,8 +321,8 @@ def _star(u, v):
     along = np.maximum(-v, 0.9511 * across - 0.3090 * v)
     along = np.maximum(along, 0.5878 * across + 0.8090 * v)
     off = np.sqrt(np.maximum(u2 + v2 - along * along, 0))
-    # The straight edge from the tip (1, 0) to the notch (0.364, 0.264): radius 0.45, 36° on.
-    distance = 0.3834 * (along - 1) + 0.9236 * off
+    # The straight edge from the tip (1, 0) to the notch (0.421, 0.306): radius 0.52, 36° on.
+    distance = 0.4666 * (along - 1) + 0.8844 * off
     # One side of each ray: where the sine of five times the angle is positive.
     facets = u * (5 * v2 * v2 - 10 * v2 * u2 + u2 * u2) > 0
     return distance, facets
@@ -332,8 +331,8 @@ def _star(u, v):
 def _cross(u, v):
     across, down = np.abs(u), np.abs(v)
     long, short = np.maximum(across, down), np.minimum(across, down)
-    rivets = np.minimum(np.abs(long - 0.64), long) ** 2 + short * short < 0.17**2
-    return np.maximum(short - 0.34, long - 0.92), rivets
+    rivets = np.minimum(np.abs(long - 0.62), long) ** 2 + short * short < 0.19**2
+    return np.maximum(short - 0.36, long - 0.92), rivets
 
 
 def _ring(u, v):
@@ -342,7 +341,7 @@ def _ring(u, v):
 
 
 def _heart(u, v):
-    u, v = np.abs(u), v - 0.08
+    u, v = np.abs(u) * 1.06, v * 1.06 - 0.08
 
     def distance(u, v):
         lobe = _length(u - 0.39, v + 0.39) - 0.552
@@ -352,26 +351,26 @@ def _heart(u, v):
 
 
 def _moon(u, v):
-    u = u - 0.18
-    distance = np.maximum(_length(u, v) - 0.93, 0.64 - _length(u - 0.5, v))
-    craters = (u + 0.5) ** 2 + (v + 0.02) ** 2 < 0.2**2
-    for across, down, radius in ((-0.27, -0.58, 0.14), (-0.22, 0.56, 0.16)):
+    u, v = u * 1.06 - 0.14, v * 1.06
+    distance = np.maximum(_length(u, v) - 0.94, 0.58 - _length(u - 0.52, v))
+    craters = (u + 0.46) ** 2 + (v + 0.04) ** 2 < 0.22**2
+    for across, down, radius in ((-0.2, -0.56, 0.17), (-0.16, 0.56, 0.19)):
         craters |= (u - across) ** 2 + (v - down) ** 2 < radius**2
     return distance, craters
 
 
 def _arrow(u, v):
     down = np.abs(v)
-    head = np.maximum(0.6425 * (u - 0.98) + 0.7663 * down, 0.04 - u)
-    shaft = np.maximum(np.maximum(down - 0.32, -0.93 - u), u - 0.1)
-    return np.minimum(head, shaft), _modulo(u + down, 0.46) < 0.17
+    head = np.maximum(0.6572 * (u - 0.98) + 0.7537 * down, -0.04 - u)
+    shaft = np.maximum(np.maximum(down - 0.34, -0.92 - u), u)
+    return np.minimum(head, shaft), _modulo(u + down + 0.1, 0.5) < 0.2
 
 
 def _leaf(u, v):
-    across, up = np.abs(u), 0.12 - v
-    blade = _length(across + 0.36, up) - 0.94
-    stem = np.maximum(across - 0.08, np.maximum(up, -1.08 - up))
-    veins = (across < 0.06) | (_modulo(up - 0.8 * across, 0.32) < 0.1)
+    across, up = np.abs(u), 0.02 - v
+    blade = _length(across + 0.24, up) - 0.9
+    stem = np.maximum(across - 0.1, np.maximum(up, -0.96 - up))
+    veins = (across < 0.07) | (_modulo(up - 0.8 * across, 0.36) < 0.13)
     return np.minimum(blade, stem), veins
 
 
@@ -381,10 +380,9 @@ def _leaf(u, v):
 def _blob(u, v):
     squared = u * u + v * v + np.float32(1e-6)
     radius = np.sqrt(squared)
-    # 0.72 + 0.16 cos 2α + 0.12 sin 3α
-    edge = (
-        0.72 + 0.16 * (u * u - v * v) / squared + 0.12 * v * (3 * u * u - v * v) / squared / radius
-    )
+    # 0.74 + 0.18 cos 2α + 0.06 sin 3α: a peanut
+    third = v * (3 * u * u - v * v) / (squared * radius)
+    edge = 0.74 + 0.18 * (u * u - v * v) / squared + 0.06 * third
     return radius - edge, None
 
 
@@ -437,9 +435,21 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _noise(rng: np.random.Generator, down: int, across: int, size: int) -> np.ndarray:
-    """Smooth noise with so many cells a side, about -1 … 1."""
-    cells = rng.uniform(-1, 1, (down, across)).astype(np.float32)
-    return np.asarray(Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC))
+    """Smooth noise, about -1 … 1, from so many random values a side."""
+    values = rng.uniform(-1, 1, (down, across)).astype(np.float32)
+    # In this order, as ``down`` is the smaller: products too small for BLAS to start threads.
+    return _interpolation(down, size) @ (values @ _interpolation(across, size).T)
+
+
+@lru_cache(maxsize=64)
+def _interpolation(values: int, size: int) -> np.ndarray:
+    """Weights, shape (size, values), of a cubic (Catmull-Rom) interpolation along one axis."""
+    places = (np.arange(size) + 0.5) / size * (values - 1)
+    gaps = np.abs(places[:, None] - np.arange(values))
+    near = (1.5 * gaps - 2.5) * gaps**2 + 1
+    far = ((-0.5 * gaps + 2.5) * gaps - 4) * gaps + 2
+    weights = np.where(gaps < 1, near, np.where(gaps < 2, far, 0))
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _planes(colour: Sequence[float]) -> np.ndarray:
@@ -470,7 +480,7 @@ def _brick(rng, x, y, size):
     column = np.floor(across).astype(int)
     gap = np.minimum(0.5 - np.abs(down - row - 0.5), 2 * (0.5 - np.abs(across - column - 0.5)))
     tone = rng.uniform(0, 1, (12, 7)).astype(np.float32)[row, column]
-    bricks = _blend((128, 70, 56), (178, 104, 84), 0.7 * tone + 0.3 * _noise(rng, 40, 40, size))
+    bricks = _blend((128, 70, 56), (178, 104, 84), 0.7 * tone + 0.3 * _noise(rng, 24, 40, size))
     mortar = 1 - _step(gap - 0.09, 1.5 * rows / size)
     return _cover(bricks, (208, 200, 188), mortar)
 
@@ -492,15 +502,14 @@ def _sand(rng, x, y, size):
     ripples = np.sin(
         2 * math.pi * (y * rng.uniform(4, 5) + rng.uniform(-1.5, 1.5) * x + warp * 0.5)
     )
-    grain = rng.normal(0, 1, (96, 96)).astype(np.float32)
-    if size != 96:
-        grain = np.asarray(Image.fromarray(grain).resize((size, size), Image.Resampling.BICUBIC))
+    place = np.arange(size) * 96 // size
+    grain = rng.standard_normal((96, 96), np.float32)[place][:, place]
     return _blend((196, 160, 108), (240, 214, 164), 0.5 + 0.24 * ripples + 0.13 * grain)
 
 
 def _sky(rng, x, y, size):
     clouds = (
-        _noise(rng, 5, 3, size) + 0.5 * _noise(rng, 9, 6, size) + 0.2 * _noise(rng, 20, 14, size)
+        _noise(rng, 5, 3, size) + 0.5 * _noise(rng, 9, 6, size) + 0.2 * _noise(rng, 14, 20, size)
     )
     sky = _blend((70, 138, 214), (176, 214, 242), np.broadcast_to(y, (size, size)))
     white = np.clip(clouds * 1.6 + rng.uniform(-0.3, 0.1), 0, 1)
@@ -593,7 +602,7 @@ _SCENES: dict[str, Callable] = {
 _SUPERSAMPLING = 3
 _OUTLINE = 0.12  # width, in radii
 _OUTLINE_TONE = 0.12
-_MOTIF_TONE = 0.42
+_MOTIF_TONE = 0.32
 
 
 @dataclass(frozen=True)
@@ -645,12 +654,15 @@ def render(picture: Picture, size: int = 96) -> Rendering:
         visible[area][covered] = False
         distractor_map[area][covered] = len(items) + 1
         items = [*items, board]
+    image = np.empty((size, size, 3), np.uint8)
+    for channel, plane in enumerate(canvas + 0.5):
+        image[:, :, channel] = plane
     box = np.zeros(4, np.float32)
     if whole.any():
         columns, rows = np.flatnonzero(whole.any(0)), np.flatnonzero(whole.any(1))
         box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     return Rendering(
-        image=np.ascontiguousarray((canvas + 0.5).astype(np.uint8).transpose(1, 2, 0)),
+        image=image,
         mask_visible=visible,
         mask_whole=whole,
         distractor_map=distractor_map,
@@ -738,7 +750,7 @@ def _distractors(picture: Picture) -> tuple[list[_Item], _Item | None]:
         else:
             shape = _other(picture.distractor_classes, place - most, picture.object)
             colour = _PALETTE[_other(picture.distractor_colours, place - most, picture.colour)]
-            radius = 0.09 + 0.03 * row[2] if place - most < 3 else 0.14 + 0.03 * row[2]
+            radius = (0.12 if place - most < 3 else 0.16) + 0.03 * row[2]
             turn = (row[3] - 0.5) * 0.7
         # Of a few places, the one farthest from the object and the other distractors.
         places = [(0.06 + 0.88 * row[i], 0.06 + 0.88 * row[i + 1]) for i in (5, 7, 9, 11, 13)]
@@ -794,6 +806,14 @@ def caption(picture: Picture, variant: int = 0) -> str:
     return text
 
 
+def _level(clutter: Sequence[int], index: int) -> int:
+    """Return the level of picture ``index`` where levels take turns."""
+    if not clutter:
+        choice = ", ".join(map(str, CLUTTER_LEVELS))
+        raise ConsilienceError(f"the world's list of clutter levels is empty; choose from {choice}")
+    return clutter[index % len(clutter)]
+
+
 def render_training_set(
     seed: int, stream: str, start: int, stop: int, size: int, clutter: Sequence[int]
 ) -> dict[str, np.ndarray]:
@@ -807,6 +827,8 @@ def render_training_set(
         left, top, right, bottom of the object in pixels.
     """
     count = stop - start
+    if count < 0:
+        raise ConsilienceError(f"the world has no pictures from {start} to {stop}; swap the two")
     arrays = {
         "images": np.empty((count, size, size, 3), np.uint8),
         "object": np.empty(count, np.int64),
@@ -816,7 +838,7 @@ def render_training_set(
         "box": np.empty((count, 4), np.float32),
     }
     for place, index in enumerate(range(start, stop)):
-        picture = sample_picture(seed, stream, index, clutter[index % len(clutter)])
+        picture = sample_picture(seed, stream, index, _level(clutter, index))
         rendering = render(picture, size)
         arrays["images"][place] = rendering.image
         arrays["object"][place] = OBJECTS.index(picture.object)
@@ -840,7 +862,7 @@ def study_pictures(seed: int, bases: int, clutter: Sequence[int]) -> dict[str, P
 def probe_pictures(seed: int, count: int, clutter: Sequence[int]) -> dict[str, Picture]:
     """Return the probe set by name, the levels of ``clutter`` in turn."""
     return {
-        f"probe-{index:05d}": sample_picture(seed, "probe", index, clutter[index % len(clutter)])
+        f"probe-{index:05d}": sample_picture(seed, "probe", index, _level(clutter, index))
         for index in range(count)
     }
 

@@ -8,11 +8,13 @@ with steps.logged(snakemake.log[0]) as log:
     target = params.settings["target"]
     model = training.train_classifier(
         tables.read_arrays(snakemake.input.training),
-        params.model,
         target,
+        len(params.model["classes"]),
         params.settings,
         params.seed + params.settings["seed"],
         log,
+        params.model["architecture"],
+        params.model["keep_resolution"],
     )
     training.save_weights(model, snakemake.output.weights)
     classifier = classifiers.load_classifier(params.model, snakemake.output.weights)

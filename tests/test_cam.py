@@ -1,0 +1,442 @@
+"""Tests of class activation maps, held against pytorch-grad-cam."""
+
+import copy
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_grad_cam
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import nn
+
+from consilience import cam, classifiers, images, tables
+from consilience.errors import ConsilienceError
+
+LIBRARY = {
+    "grad-cam": pytorch_grad_cam.GradCAM,
+    "score-cam": pytorch_grad_cam.ScoreCAM,
+    "ablation-cam": pytorch_grad_cam.AblationCAM,
+    "grad-cam++": pytorch_grad_cam.GradCAMPlusPlus,
+    "hirescam": pytorch_grad_cam.HiResCAM,
+    "xgrad-cam": pytorch_grad_cam.XGradCAM,
+    "layer-cam": pytorch_grad_cam.LayerCAM,
+    "eigen-cam": pytorch_grad_cam.EigenCAM,
+}
+CLASSES = 5
+
+
+class Block(nn.Module):
+    """A residual block that adds in place and calls its ReLU twice, as torchvision's do."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x):
+        out = self.relu(self.conv1(x))
+        out = self.conv2(out)
+        out += x
+        return self.relu(out)
+
+
+class Net(nn.Module):
+    """Stem, two residual blocks, pooling, linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 7, 3, stride=2), nn.ReLU(inplace=True), nn.MaxPool2d(2)
+        )
+        self.block1 = Block(7)
+        self.block2 = Block(7)
+        self.fc = nn.Linear(7, CLASSES)
+
+    def forward(self, x):
+        return self.fc(self.block2(self.block1(self.stem(x))).mean((2, 3)))
+
+
+def wrap(model, classes=CLASSES):
+    transform = images.Transform(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    names = tuple(f"class {n}" for n in range(classes))
+    return classifiers.Classifier("net", model.eval().requires_grad_(False), names, transform)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(3)
+    return wrap(Net())
+
+
+@pytest.fixture(scope="module")
+def views():
+    return np.random.default_rng(0).integers(0, 256, (2, 40, 32, 3), dtype=np.uint8)
+
+
+def ask_library(classifier, method, layer, view, target, batch_size=32):
+    """Run the library as its README says, on one picture."""
+    model = copy.deepcopy(classifier.model).requires_grad_(True)
+    explainer = LIBRARY[method](model, [dict(model.named_modules())[layer]])
+    explainer.batch_size = batch_size
+    inputs = classifier.transform.normalize(view[None])
+    heatmap = explainer(inputs, [ClassifierOutputTarget(target)])[0]
+    explainer.activations_and_grads.release()
+    return heatmap
+
+
+def image_of(row, name="heatmap"):
+    prefix = "" if name == "heatmap" else "layer_"
+    return row[name].reshape(row[f"{prefix}height"], row[f"{prefix}width"])
+
+
+def hooks_of(model):
+    return sum(
+        len(m._forward_hooks) + len(m._forward_pre_hooks) + len(m._backward_hooks)
+        + ("forward" in vars(m))
+        for m in model.modules()
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+@pytest.mark.parametrize("layer", ["block2", "block1"])
+def test_maps_are_the_librarys(net, views, method, layer):
+    # The target that the model believes in, so that no logit divided by is near zero.
+    targets = classifiers_choice(net, views)
+    rows = cam.explain_cam(net, method, layer, views, targets, batch_size=3)
+    for row, view, target in zip(rows, views, targets, strict=True):
+        expected = ask_library(net, method, layer, view, target, batch_size=3)
+        assert row["status"] == "ok"
+        np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
+        assert expected.max() > 0.9
+
+
+def classifiers_choice(classifier, views):
+    return [int(n) for n in classifier.probabilities(views).argmax(1)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer", "method"),
+    [
+        ("resnet18", "layer1", "grad-cam"),
+        ("resnet18", "layer1", "score-cam"),
+        ("resnet18", "layer1.0", "ablation-cam"),
+        ("squeezenet1_1", "features.3", "grad-cam"),
+        ("squeezenet1_1", "features.3", "score-cam"),
+        ("squeezenet1_1", "features.3", "ablation-cam"),
+    ],
+)
+def test_torchvision_maps_are_the_librarys(architecture, layer, method):
+    torch.manual_seed(1)
+    classifier = wrap(classifiers.build_architecture(architecture, CLASSES))
+    view = np.random.default_rng(1).integers(0, 256, (1, 32, 32, 3), dtype=np.uint8)
+    targets = classifiers_choice(classifier, view)
+    row = cam.explain_cam(classifier, method, layer, view, targets)[0]
+    expected = ask_library(classifier, method, layer, view[0], targets[0])
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_rows_fit_the_table(net, views, method):
+    rows = cam.explain_cam(net, method, "block2", views, [0, 1])
+    named = [
+        {"model": "m", "picture": "p", "method": method, "layer": "block2", "target_index": 0}
+        | {"target_class": "c"}
+        | row
+        for row in rows
+    ]
+    table = tables.make_table(named, tables.HEATMAPS)
+    assert len(table["heatmap"][0]) == 40 * 32
+    assert 0 <= min(rows[0]["heatmap"]) <= max(rows[0]["heatmap"]) <= 1
+
+
+def test_grad_cam_of_a_linear_head_by_hand():
+    """With pooling and a linear layer behind it, Grad-CAM's channel weights are w / positions."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    classifier = wrap(model, 2)
+    view = np.random.default_rng(0).integers(0, 256, (1, 5, 6, 3), dtype=np.uint8)
+    row = cam.explain_cam(classifier, "grad-cam", "0", view, [1])[0]
+    maps = model[0](classifier.transform.normalize(view))[0]
+    expected = (model[3].weight[1, :, None, None] / 30 * maps).sum(0)
+    np.testing.assert_allclose(image_of(row, "layer_map"), expected, atol=1e-6)
+    assert expected.min() < 0  # not rectified
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_a_picture_gets_what_it_gets_alone(net, views, method):
+    together = cam.explain_cam(net, method, "block1", views, [2, 3])
+    alone = cam.explain_cam(net, method, "block1", views[1:], [3])
+    np.testing.assert_array_equal(together[1]["heatmap"], alone[0]["heatmap"])
+    np.testing.assert_array_equal(together[1]["layer_map"], alone[0]["layer_map"])
+
+
+def count_pictures(module):
+    """Count the pictures that pass through a module."""
+    seen = []
+    module.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    return seen
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3])
+def test_score_cam_asks_once_for_all_channels_of_empty_mask(net, views, constant):
+    with torch.no_grad():
+        net.model.block1.conv2.weight[:3] = 0
+        net.model.block1.conv2.bias[:3] = -9
+    net.model.stem[2] = nn.Sequential(net.model.stem[2], Fixed(constant))
+    expected = ask_library(net, "score-cam", "stem", views[0], 1)
+    seen = count_pictures(net.model)
+    row = cam.explain_cam(net, "score-cam", "stem", views[:1], [1])[0]
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
+    if constant == 0:
+        # The check, the picture itself, the empty one, and the four channels that vary.
+        assert seen == [1, 1, 1, 4]
+
+
+class Fixed(nn.Module):
+    """Sets the first three channels to a constant."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        x = x.clone()
+        x[:, :3] = self.value
+        return x
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    maps=hnp.arrays(np.float32, (4, 2, 3), elements=st.floats(-3, 3, width=32) | st.just(0.0)),
+    shift=st.sampled_from([0.0, 5.0]),
+    rectified=st.booleans(),
+)
+def test_ablation_is_the_librarys(maps, shift, rectified):
+    maps = torch.from_numpy(np.maximum(maps, 0) if rectified else maps + np.float32(shift))
+    layer = pytorch_grad_cam.AblationLayer()
+    layer.indices = np.array([1, 3, 0])
+    layer.set_next_batch(0, maps[None], 3)
+    torch.testing.assert_close(
+        cam.ablate(maps, torch.tensor([1, 3, 0])), layer(None), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_ablation_where_activations_can_be_negative(net, views, batch_size):
+    layer = "block2.conv2"
+    targets = classifiers_choice(net, views)[:1]
+    row = cam.explain_cam(net, "ablation-cam", layer, views[:1], targets, batch_size)[0]
+    expected = ask_library(net, "ablation-cam", layer, views[0], targets[0], batch_size)
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-4)
+
+
+def test_ablation_cam_reruns_only_what_follows(net, views):
+    stem, block = count_pictures(net.model.stem[0]), count_pictures(net.model.block2)
+    cam.explain_cam(net, "ablation-cam", "block1", views, [0, 0])
+    # One for the check, two a picture, and two more for the proof.
+    assert sum(stem) == 1 + 2 * 2 + 2
+    assert sum(block) == 1 + 2 * 2 + 2 * 2 + 2 * 7
+
+
+class Tangled(nn.Module):
+    """Adds in place to what comes before the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.early = nn.Conv2d(3, 4, 3)
+        self.layer = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
+        self.fc = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        x = self.early(x)
+        y = self.layer(x)
+        x += y
+        return self.fc(x.relu().mean((2, 3)))
+
+
+def test_ablation_cam_falls_back_to_the_whole_network(views, caplog):
+    torch.manual_seed(0)
+    classifier = wrap(Tangled())
+    target = classifiers_choice(classifier, views[:1])
+    with caplog.at_level(logging.INFO):
+        row = cam.explain_cam(classifier, "ablation-cam", "layer", views[:1], target)[0]
+    assert "the whole runs" in caplog.text
+    assert "layer 'layer' of model 'net'" in caplog.text
+    expected = ask_library(classifier, "ablation-cam", "layer", views[0], target[0])
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
+
+
+def test_a_split_that_answers_otherwise_is_not_used(net, views, monkeypatch):
+    """The proof compares with the whole network: what was recorded wrongly is found out."""
+    record = cam.record_before
+    monkeypatch.setattr(
+        cam,
+        "record_before",
+        lambda *args: [(module, output + 1) for module, output in record(*args)],
+    )
+    target = classifiers_choice(net, views[:1])
+    # The identity of the block is recorded, and goes into what follows.
+    row = cam.explain_cam(net, "ablation-cam", "block2.conv1", views[:1], target)[0]
+    expected = ask_library(net, "ablation-cam", "block2.conv1", views[0], target[0])
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-4)
+
+
+def set_bias(classifier, view, target, logit):
+    """Shift the bias so that a target's logit has the given value."""
+    with torch.no_grad():
+        now = classifier.model(classifier.transform.normalize(view[None]))[0, target]
+        classifier.model.fc.bias[target] += logit - now
+
+
+def test_negative_logit_turns_ablation_cam_round_and_says_so(net, views, caplog):
+    set_bias(net, views[0], 1, 4.0)
+    positive = cam.explain_cam(net, "ablation-cam", "block2", views[:1], [1])[0]
+    assert not caplog.text
+    set_bias(net, views[0], 1, -4.0)
+    negative = cam.explain_cam(net, "ablation-cam", "block2", views[:1], [1])[0]
+    assert "negative for 1 of 1" in caplog.text
+    np.testing.assert_allclose(negative["layer_map"], -positive["layer_map"], atol=1e-5)
+    expected = ask_library(net, "ablation-cam", "block2", views[0], 1)
+    np.testing.assert_allclose(image_of(negative), expected, atol=1e-5)
+
+
+def test_zero_logit_leaves_ablation_cam_without_a_map(views):
+    torch.manual_seed(0)
+    model = nn.Sequential(Net(), nn.ReLU())
+    with torch.no_grad():
+        model[0].fc.bias[2] = -100
+    row = cam.explain_cam(wrap(model), "ablation-cam", "0.block2", views[:1], [2])[0]
+    assert row["status"] == "nan"
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ([[1, 2], [3, 0]], "ok"),
+        ([[-1, -2], [-3, 0]], "zero"),
+        ([[0, 0], [0, 0]], "zero"),
+        ([[2, 2], [2, 2]], "constant"),
+        ([[2, 2], [2, np.nextafter(np.float32(2), np.float32(3))]], "constant"),
+        ([[2e-9, 1e-9], [0, 0]], "ok"),
+        ([[1, np.nan], [0, 0]], "nan"),
+        ([[1, np.inf], [0, 0]], "nan"),
+    ],
+)
+def test_degenerate_maps_are_named(values, status):
+    assert cam.describe_map(np.float32(values)) == status
+
+
+def test_overwritten_activations_are_said_and_as_in_the_library(net, views, caplog):
+    row = cam.explain_cam(net, "grad-cam", "stem.0", views[:1], [1])[0]
+    assert "overwritten in place" in caplog.text
+    expected = ask_library(net, "grad-cam", "stem.0", views[0], 1)
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_nothing_is_left_behind(net, views, method, capfd):
+    before = copy.deepcopy(net.model.state_dict())
+    cam.explain_cam(net, method, "block2", views[:1], [0])
+    assert hooks_of(net.model) == 0
+    assert all(p.grad is None and not p.requires_grad for p in net.model.parameters())
+    for key, value in net.model.state_dict().items():
+        torch.testing.assert_close(value, before[key], rtol=0, atol=0)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_hooks_are_removed_and_errors_pass_after_a_failure(net, views, method, monkeypatch):
+    passes = iter(range(100))
+
+    def fail(x):
+        if next(passes) == 1:  # the first is the check
+            raise IndexError("boom")
+        return x
+
+    net.model.fc = nn.Sequential(Call(fail), net.model.fc)
+    with pytest.raises(IndexError, match="boom"):
+        cam.explain_cam(net, method, "block2", views[:1], [0])
+    assert hooks_of(net.model) == 0
+
+
+class Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "gradcam"}, "unknown CAM method 'gradcam'; did you mean 'grad-cam'"),
+        ({"layer": "block3"}, "no layer 'block3'; did you mean 'block"),
+        ({"targets": [0, 5]}, "target class 5 is out of range: model 'net' has classes 0 to 4"),
+        ({"targets": [0, -1]}, "target class -1 is out of range"),
+        ({"targets": [0]}, "1 targets for 2 pictures"),
+        ({"layer": "block2.relu"}, "is called 2 times a pass"),
+        ({"layer": "fc"}, r"gives \(1, 5\), not \(n, channels, height, width\)"),
+    ],
+)
+def test_bad_input_is_said(net, views, change, message):
+    arguments = {"method": "grad-cam", "layer": "block2", "views": views, "targets": [0, 1]}
+    with pytest.raises(ConsilienceError, match=message):
+        cam.explain_cam(net, **(arguments | change))
+    assert hooks_of(net.model) == 0
+
+
+def test_no_pictures_no_rows(net, views):
+    assert cam.explain_cam(net, "grad-cam", "block2", views[:0], []) == []
+
+
+@pytest.fixture(scope="module")
+def squeezenet():
+    folder = os.environ.get("CONSILIENCE_REAL_DATA")
+    if not folder:
+        pytest.skip("CONSILIENCE_REAL_DATA names no folder of real photographs and weights")
+    spec = {
+        "name": "squeezenet",
+        "architecture": "squeezenet1_0",
+        "preprocessing": "IMAGENET1K_V1",
+        "checkpoint": Path(folder) / "weights" / "squeezenet1_0_imagenet.pt",
+        # Small, so that the library's hundreds of passes do not take long.
+        "transform": {
+            "resize": 72,
+            "crop": 64,
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+        },
+    }
+    photo = Path(folder) / "photos" / "n01443537_goldfish.JPEG"
+    classifier = classifiers.load_classifier(spec)
+    view = classifier.transform.fit(images.decode_image(photo.read_bytes(), photo.name))
+    return classifier, view[None]
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "score-cam", "ablation-cam"])
+def test_real_photograph(squeezenet, method):
+    classifier, view = squeezenet
+    target = classifier.class_names.index("goldfish")
+    row = cam.explain_cam(classifier, method, "features.12", view, [target])[0]
+    expected = ask_library(classifier, method, "features.12", view[0], target)
+    assert row["status"] == "ok"
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
