@@ -10,6 +10,8 @@ READY := $(VENV)/.ready
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
+.DEFAULT_GOAL := help
+
 run: $(READY)  ## Set up, then run the default study: results/default/report.html
 	$(BIN)/snakemake --cores $(CORES)
 

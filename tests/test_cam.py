@@ -239,12 +239,29 @@ def test_ablation_is_the_librarys(maps, shift, rectified):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_ablation_where_activations_can_be_negative(net, views, batch_size):
-    layer = "block2.conv2"
-    targets = classifiers_choice(net, views)[:1]
-    row = cam.explain_cam(net, "ablation-cam", layer, views[:1], targets, batch_size)[0]
-    expected = ask_library(net, "ablation-cam", layer, views[0], targets[0], batch_size)
-    np.testing.assert_allclose(image_of(row), expected, atol=1e-4)
+def test_ablation_where_activations_can_be_negative(views, batch_size, caplog):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 5, stride=4),
+        nn.Tanh(),
+        nn.AvgPool2d(8),
+        nn.Flatten(),
+        nn.Linear(6, CLASSES),
+    )
+    classifier = wrap(model)
+    target = classifiers_choice(classifier, views[:1])
+    row = cam.explain_cam(classifier, "ablation-cam", "0", views[:1], target, batch_size)[0]
+    assert image_of(row, "layer_map").std() > 0
+    assert "minimum less 1e7, not to zero (1 of 1 pictures)" in caplog.text
+    expected = ask_library(classifier, "ablation-cam", "0", views[0], target[0], batch_size)
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
+
+
+def test_ablation_cam_within_a_residual_block(net, views):
+    target = classifiers_choice(net, views[:1])
+    row = cam.explain_cam(net, "ablation-cam", "block2.conv2", views[:1], target)[0]
+    expected = ask_library(net, "ablation-cam", "block2.conv2", views[0], target[0])
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
 
 
 def test_ablation_cam_reruns_only_what_follows(net, views):
@@ -311,7 +328,7 @@ def test_negative_logit_turns_ablation_cam_round_and_says_so(net, views, caplog)
     assert not caplog.text
     set_bias(net, views[0], 1, -4.0)
     negative = cam.explain_cam(net, "ablation-cam", "block2", views[:1], [1])[0]
-    assert "negative for 1 of 1" in caplog.text
+    assert "opposite sign (1 of 1 pictures)" in caplog.text
     np.testing.assert_allclose(negative["layer_map"], -positive["layer_map"], atol=1e-5)
     expected = ask_library(net, "ablation-cam", "block2", views[0], 1)
     np.testing.assert_allclose(image_of(negative), expected, atol=1e-5)

@@ -67,3 +67,14 @@ def test_packages_are_found_by_the_names_they_are_imported_by():
     for name in ("PIL", "skimage", "yaml", "clip", "pytorch_grad_cam", "torch"):
         assert provenance.package_version(name), name
     assert provenance.package_version("json") is None
+
+
+def test_a_file_is_hashed(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    known = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert provenance.hash_file(tmp_path / "empty") == known
+
+
+def test_a_report_names_the_versions_its_results_rest_on():
+    versions = provenance.reported_versions()
+    assert {"python", "torch", "grad-cam", "lime", "pillow"} <= set(versions)

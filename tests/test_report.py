@@ -419,9 +419,8 @@ def test_what_is_degenerate_or_missing_is_named(content, page):
 
 def test_picture_that_did_not_decode_is_named(content):
     lost = content.pictures[0] | {"name": "lost.jpg", "error": "cut short", "width": None}
-    page = Page(
-        report.render_report(replace(content, pictures=[*content.pictures, lost]), draw_nothing)
-    )
+    pictures = [*content.pictures, lost]
+    page = Page(report.render_report(report.Content(study=STUDY, pictures=pictures)))
     assert "lost.jpg" in page.text["skipped"]
     assert "cut short" in page.text["skipped"]
 
@@ -451,7 +450,8 @@ def test_outline_gets_what_lime_found(content):
         seen.append((view.shape, segment_map.shape, len(weights), num_features))
         return view
 
-    report.render_report(content, outline)
+    few = replace(content, agreement_summary=(), localization_summary=(), neurons=())
+    report.render_report(few, outline)
     assert seen == [((96, 96, 3), (96, 96), 36, 3)] * len(content.lime)
 
 

@@ -31,10 +31,10 @@ def sample(index: int = 0, clutter: int = 0, **changes) -> Picture:
 
 
 def widen(mask: np.ndarray) -> np.ndarray:
-    """Add the eight neighbours, which anti-aliasing may touch."""
-    padded = np.pad(mask, 1)
+    """Add what lies within two pixels: anti-aliasing touches it, at thin tips the second too."""
+    padded = np.pad(mask, 2)
     size = len(mask)
-    return np.any([padded[i : i + size, j : j + size] for i in range(3) for j in range(3)], axis=0)
+    return np.any([padded[i : i + size, j : j + size] for i in range(5) for j in range(5)], axis=0)
 
 
 def changed(one: world.Rendering, other: world.Rendering) -> np.ndarray:
@@ -109,12 +109,13 @@ def test_another_scene_changes_nothing_else(clutter):
     assert (one.mask_visible == other.mask_visible).all()
     assert (one.mask_whole == other.mask_whole).all()
     assert (one.distractor_map == other.distractor_map).all()
-    # Away from all edges, where the scene shines through.
+    # Away from all edges (the frame may hide one), where the scene shines through.
     things = one.distractor_map + 100 * one.mask_visible
     edges = (np.diff(things, axis=0, append=0) != 0) | (np.diff(things, axis=1, append=0) != 0)
     inner = (things > 0) & ~widen(edges)
+    inner = inner & np.pad(np.ones((92, 92), bool), 2)
     assert inner.any()
-    assert (one.image[inner] == other.image[inner]).all()
+    assert not changed(one, other)[inner].any()
 
 
 @pytest.mark.parametrize("clutter", world.CLUTTER_LEVELS)
@@ -152,7 +153,9 @@ def test_clutter_changes_neither_object_nor_scene_and_nests(index):
         assert (upper.mask_whole == lower.mask_whole).all()
         assert (upper.box == lower.box).all()
         new = upper.distractor_map > len(lower.distractors)
-        assert (changed(lower, upper) <= widen(new)).all()
+        # What lies behind the object shines through its anti-aliased edge.
+        edge = widen(upper.mask_whole) & widen(~upper.mask_whole)
+        assert (changed(lower, upper) <= widen(new) | edge).all()
         assert (upper.distractor_map[~new] == lower.distractor_map[~new]).all()
 
 

@@ -22,7 +22,7 @@ What the library does and a user may not expect is kept, and said in the log whe
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -46,6 +46,8 @@ class _Extended:
         # Registered before the library's own hooks, which then see what this one returns.
         self._handle = target_layers[0].register_forward_hook(self._start_graph)
         super().__init__(model, target_layers)
+        # What a reader of the maps should know, and of how many pictures it is true.
+        self.remarks: Counter[str] = Counter()
 
     def _start_graph(self, module, inputs, output):
         """Let the graph for the gradients begin at the layer: parameters need none."""
@@ -127,15 +129,20 @@ class AblationCAM(_Extended, pytorch_grad_cam.AblationCAM):
         for n, target in enumerate(targets):
             picture = input_tensor[n : n + 1]
             maps = torch.from_numpy(activations[n]).to(self.device)
+            score = np.float32(target(self.outputs[n]).item())
+            self.remarks["the logit divided by is negative: weights have the opposite sign"] += (
+                score < 0
+            )
+            self.remarks["ablated channels are set to the minimum less 1e7, not to zero"] += (
+                maps.min().item() != 0
+            )
             before = self._find_before(picture, target_layer, maps)
             scores = []
             for channels in torch.arange(len(maps)).split(self.batch_size):
                 ablated = ablate(maps, channels)
                 outputs = self._ask(picture, target_layer, ablated, before)
                 scores += [target(output).item() for output in outputs]
-            score = np.float32(target(self.outputs[n]).item())
-            with np.errstate(divide="ignore", invalid="ignore"):
-                weights.append((score - np.float32(scores)) / score)
+            weights.append((score - np.float32(scores)) / score)
         return np.stack(weights)
 
     def _find_before(self, picture, layer, maps) -> Recorded:
@@ -321,26 +328,20 @@ def explain_cam(
     _check_layer(classifier, module, place, views[:1])
     cam = METHODS[method](classifier.model, [module])
     cam.place, cam.batch_size = place, batch_size
-    rows, negative = [], 0
+    rows = []
     try:
         with torch.set_grad_enabled(cam.uses_gradients), np.errstate(all="ignore"):
             for view, target in zip(views, targets, strict=True):
                 # One at a time: last digits do not depend on which pictures share a batch.
                 inputs = classifier.transform.normalize(view[None])
                 heatmap = cam(inputs, [ClassifierOutputTarget(int(target))])[0]
-                negative += cam.outputs[0, int(target)].item() < 0
                 rows.append(_make_row(np.float32(cam.layer_maps[0]), heatmap))
     finally:
         # The library's `with` block would do this too, and swallow IndexError.
         cam.release()
-    if negative and method == "ablation-cam":
-        log.warning(
-            "%s: Ablation-CAM divides by the target's logit, which is negative for %d of %d "
-            "pictures: their weights have the opposite sign",
-            place,
-            negative,
-            len(views),
-        )
+    for remark, count in cam.remarks.items():
+        if count:
+            log.warning("%s, %s: %s (%d of %d pictures)", place, method, remark, count, len(views))
     return rows
 
 

@@ -238,7 +238,7 @@ def plot_levels(
         An ``<svg>`` element.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(width, 0.7 * width, left=0.42, bottom=0.38)
+        figure, axes = _axes(width, 0.7 * width, left=0.42, bottom=0.38, top=0.24)
         labels = [group.label for group in series[0].groups]
         places = np.arange(len(labels))
         if beyond is not None and beyond < len(labels):
@@ -270,7 +270,8 @@ def plot_groups(
 ) -> str:
     """Plot one row a group (from top to bottom) with its interval and every single point.
 
-    Parameters are those of :func:`plot_levels`; each series has groups of its own.
+    Parameters are those of :func:`plot_levels`; each series has groups of its own, and ``title``
+    is only what a screen reader says.
 
     Returns
     -------
@@ -281,7 +282,7 @@ def plot_groups(
         rows = sum(len(one.groups) for one in series)
         # About what the longest label takes at this size of type.
         left = 0.1 + 0.06 * max(len(group.label) for one in series for group in one.groups)
-        figure, axes = _axes(3.6, 0.5 + 0.36 * rows, left=left, bottom=0.22)
+        figure, axes = _axes(3.6, 0.27 + 0.36 * rows, left=left, bottom=0.22, top=0.05)
         if chance is not None:
             axes.axvline(chance, color=_INK, alpha=0.5, linewidth=0.9, linestyle=(0, (3, 2)))
         tips, row = {}, 0
@@ -294,11 +295,12 @@ def plot_groups(
         axes.set_xlim(*limits)
         axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
         axes.spines["left"].set_visible(False)
-        axes.set_title(title)
         return _to_svg(figure, name, title, tips)
 
 
-def _axes(width: float, height: float, left: float, bottom: float) -> tuple[Figure, Axes]:
+def _axes(
+    width: float, height: float, left: float, bottom: float, top: float
+) -> tuple[Figure, Axes]:
     """Make a figure of one axes with fixed margins, inches; laying it out would take as long as
     drawing it."""
     figure = Figure(figsize=(width, height), facecolor="none")
@@ -307,7 +309,7 @@ def _axes(width: float, height: float, left: float, bottom: float) -> tuple[Figu
             left / width,
             bottom / height,
             1 - (left + 0.08) / width,
-            1 - (bottom + 0.24) / height,
+            1 - (bottom + top) / height,
         )
     )
     return figure, axes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import platform
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -85,3 +86,36 @@ def digest(script: str | Path) -> str:
     """
     code, versions = dependencies(script)
     return hashlib.sha256(repr((code, versions)).encode()).hexdigest()[:16]
+
+
+# What a reader of a report needs to run the study again.
+_REPORTED = (
+    "numpy",
+    "scipy",
+    "PIL",
+    "pyarrow",
+    "torch",
+    "torchvision",
+    "clip",
+    "pytorch_grad_cam",
+    "lime",
+    "skimage",
+    "sklearn",
+    "matplotlib",
+    "snakemake",
+)
+
+
+def reported_versions() -> dict[str, str]:
+    """Return the versions of the packages that the results rest on, by package, and Python's."""
+    versions = {"python": platform.python_version()}
+    for name in _REPORTED:
+        if version := package_version(name):
+            versions[_PACKAGES.get(name, name)] = version
+    return versions
+
+
+def hash_file(path: str | Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits, without holding it in memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

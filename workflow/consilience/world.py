@@ -25,44 +25,15 @@ VERSION = 1
 """Version of the world. Whatever changes a rendered picture makes a new one."""
 
 OBJECTS = ("ball", "box", "triangle", "star", "cross", "ring", "heart", "moon", "arrow", "leaf")
-SCENES = (
-    "brick",
-    "water",
-    "grass",
-    "sand",
-    "sky",
-    "wood",
-    "tile",
-    "gravel",
-    "night",
-    "marble",
-)
+SCENES = ("brick", "water", "grass", "sand", "sky", "wood", "tile", "gravel", "night", "marble")
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "white")
 FILLS = ("plain", "shaded", "domed")
 NEUTRAL = ("blob", "stick", "dot", "pebble")
 """Kinds of distractor that resemble no object."""
 
 ABSENT_CONCEPTS = (
-    "dog",
-    "cat",
-    "horse",
-    "bird",
-    "fish",
-    "car",
-    "train",
-    "bicycle",
-    "boat",
-    "house",
-    "bridge",
-    "chair",
-    "lamp",
-    "bottle",
-    "book",
-    "guitar",
-    "face",
-    "hand",
-    "shoe",
-    "bread",
+    *("dog", "cat", "horse", "bird", "fish", "car", "train", "bicycle", "boat", "house"),
+    *("bridge", "chair", "lamp", "bottle", "book", "guitar", "face", "hand", "shoe", "bread"),
 )
 """Words for things that never occur in the world: labels that must be wrong."""
 
@@ -106,11 +77,7 @@ CAPTIONS = (
 SCENE_CAPTIONS = ("{scene}", "a photo of {scene}", "nothing {on scene}")
 """Phrasings where there is no object."""
 
-_ON = {
-    "brick": "in front of brick",
-    "sky": "in the sky",
-    "night": "at night",
-}
+_ON = {"brick": "in front of brick", "sky": "in the sky", "night": "at night"}
 
 
 @dataclass(frozen=True)
@@ -221,7 +188,6 @@ def sample_picture(seed: int, stream: str, index: int, clutter: int) -> Picture:
         if value < 0:
             raise ConsilienceError(f"the world's {what} is {value}; it must be 0 or more")
     root = (seed, int.from_bytes(hashlib.sha256(stream.encode()).digest()[:8], "big"))
-
     name, scene, colour = (
         _from_cycle(root, factor, values, index)
         for factor, values in enumerate((OBJECTS, SCENES, COLOURS))
@@ -229,10 +195,10 @@ def sample_picture(seed: int, stream: str, index: int, clutter: int) -> Picture:
     rng = np.random.default_rng((*root, 3, index))
     diameter = rng.uniform(0.42, 0.56)
     margin = diameter / 2 + 0.02
-    x, y = (rng.uniform(margin, 1 - margin) for _ in "xy")
+    x, y = rng.uniform(margin, 1 - margin, 2).tolist()
     angle = rng.uniform(-0.35, 0.35)
     direction = rng.uniform(-math.pi, math.pi)
-    covered = rng.uniform(0.25, 0.42)
+    covered = rng.uniform(0.22, 0.4)
     return Picture(
         object=name,
         scene=scene,
@@ -677,7 +643,7 @@ def _draw(canvas: np.ndarray, item: _Item) -> tuple[tuple[slice, slice], np.ndar
     radius_v = item.radius if item.radius_v is None else item.radius_v
     cosine, sine = math.cos(item.angle), math.sin(item.angle)
     if item.radius_v is None:
-        reach = item.radius * 1.06, item.radius * 1.06
+        reach = item.radius, item.radius
     else:
         reach = (
             abs(cosine) * item.radius + abs(sine) * radius_v,
@@ -750,7 +716,7 @@ def _distractors(picture: Picture) -> tuple[list[_Item], _Item | None]:
         else:
             shape = _other(picture.distractor_classes, place - most, picture.object)
             colour = _PALETTE[_other(picture.distractor_colours, place - most, picture.colour)]
-            radius = (0.12 if place - most < 3 else 0.16) + 0.03 * row[2]
+            radius = (0.14 if place - most < 3 else 0.17) + 0.03 * row[2]
             turn = (row[3] - 0.5) * 0.7
         # Of a few places, the one farthest from the object and the other distractors.
         places = [(0.06 + 0.88 * row[i], 0.06 + 0.88 * row[i + 1]) for i in (5, 7, 9, 11, 13)]

@@ -1,1 +1,23 @@
-from consilience import steps
+"""Write the report of a study."""
+
+from pathlib import Path
+
+from consilience import lime_image, provenance, report, steps, tables
+
+with steps.logged(snakemake.log[0]) as log:
+    study, parts = snakemake.params.study, dict(snakemake.input.items())
+    templates, weights = parts.pop("templates"), parts.pop("weights")
+    content = {
+        name: tables.read_rows(
+            paths, tables.PICTURES if name == "probe" else getattr(tables, name.upper())
+        )
+        for name, paths in parts.items()
+    }
+    content = report.Content(
+        study=study,
+        versions=provenance.reported_versions(),
+        hashes={f"weights: {path}": provenance.hash_file(path) for path in weights},
+        **content,
+    )
+    report.write_report(content, snakemake.output[0], lime_image.outline)
+    log(f"{Path(snakemake.output[0]).stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,200 @@
+"""Run the real workflow: the default study in miniature, and photographs where there are any."""
+
+import hashlib
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import REPOSITORY
+from consilience import tables
+
+pytestmark = pytest.mark.slow
+
+
+def snakemake(folder, *arguments, studies=(), check=True):
+    """Run Snakemake on this repository's workflow with ``folder`` as the working directory."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"]
+    command += ["--workflow-profile", REPOSITORY / "profiles/default", "--directory", folder]
+    command += ["--configfile", *studies] if studies else []
+    run = subprocess.run(
+        [*map(str, command), *arguments],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=1200,
+    )
+    if check:
+        assert run.returncode == 0, run.stdout[-5000:]
+    return run.stdout
+
+
+def hashes(folder):
+    """SHA-256 of everything that must not differ between two runs."""
+    kinds = ("*.parquet", "*.npz", "*.csv", "*.pkl", "*.safetensors", "*.pt", "*.json")
+    files = sorted(path for kind in kinds for path in folder.rglob(kind))
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+        if path.name != "seen.json"
+    }
+
+
+@pytest.fixture(scope="module")
+def miniature(tmp_path_factory):
+    """The miniature study, run once."""
+    folder = tmp_path_factory.mktemp("miniature")
+    snakemake(folder, "--cores", "2", studies=[REPOSITORY / "tests/study.yaml"])
+    return folder
+
+
+def results(folder, name, schema):
+    return tables.read_rows(folder / "results/miniature/tables" / f"{name}.parquet", schema)
+
+
+def test_every_act_has_its_table(miniature):
+    pictures = {f"picture-00{base}-clutter-{level}" for base in (0, 1) for level in (0, 4)}
+    predictions = results(miniature, "predictions", tables.PREDICTIONS)
+    assert {row["picture"] for row in predictions} == pictures
+    assert all(row["target_index"] == row["predicted_index"] for row in predictions)
+
+    neurons = results(miniature, "neurons", tables.NEURONS)
+    assert len(neurons) == 2 * (512 + 10)
+    assert {row["status"] for row in neurons} <= {"ok", "constant"}
+
+    agreement = results(miniature, "agreement", tables.AGREEMENT)
+    assert {row["picture"] for row in agreement} == pictures
+    pairs = {(row["method_a"], row["method_b"]) for row in agreement}
+    assert len(pairs) == 6  # of three CAMs and LIME
+    for row in agreement:
+        assert (row["value"] is None) == (row["reason"] is not None)
+
+    localization = results(miniature, "localization", tables.LOCALIZATION)
+    assert len(localization) == 4 * 4 * 3  # pictures, methods, metrics
+
+    accuracy = results(miniature, "accuracy", tables.ACCURACY)
+    assert {row["model"] for row in accuracy} == {"object-net", "scene-net", "clip"}
+
+
+def test_lime_parameters_are_exported(miniature):
+    path = miniature / "results/miniature/explain/object-net/explain_params.pkl"
+    params = pickle.loads(path.read_bytes())
+    assert len(params) == 4
+    assert params["picture-000-clutter-0"]["num_samples"] == 30
+
+
+def test_the_report_is_one_page_that_names_each_picture(miniature):
+    page = (miniature / "results/miniature/report.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert "picture-001-clutter-4" in page
+    assert 'src="http' not in page
+
+
+def test_a_second_run_does_nothing(miniature):
+    said = snakemake(miniature, "--cores", "2", studies=[REPOSITORY / "tests/study.yaml"])
+    assert "Nothing to be done" in said
+
+
+def test_two_runs_give_the_same_bytes_whatever_the_cores(miniature, tmp_path):
+    snakemake(tmp_path, "--cores", "8", studies=[REPOSITORY / "tests/study.yaml"])
+    first, second = hashes(miniature / "results"), hashes(tmp_path / "results")
+    assert len(first) > 30
+    assert first == second
+
+
+def rules_to_run(folder, *config):
+    """Names of the rules that a dry run would run, with the number of jobs of each."""
+    said = snakemake(folder, "-n", "--config", *config, studies=[REPOSITORY / "tests/study.yaml"])
+    if "Nothing to be done" in said:
+        return {}
+    rows = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
+    return {row.split()[0]: int(row.split()[1]) for row in rows if row.strip()}
+
+
+AFTER_EXPLAINING = {"compare_explanations": 2, "summarise": 1, "write_report": 1, "all": 1}
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            "lime={num_samples: 40}",
+            {"explain_lime": 2, "export_explain_params": 1} | AFTER_EXPLAINING,
+        ),
+        ("lime={quickshift: {ratio: 0.5}}", {"write_report": 1, "all": 1}),
+        (
+            "dissection={a: 2}",
+            {"label_neurons": 2, "compare_models": 1, "write_report": 1, "all": 1},
+        ),
+        ("title=Another", {"write_report": 1, "all": 1}),
+        ("agreement={bootstrap: 500}", {"summarise": 1, "write_report": 1, "all": 1}),
+    ],
+)
+def test_a_change_reruns_what_it_must_and_no_more(miniature, change, expected):
+    assert rules_to_run(miniature, change) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("lime={num_sample: 3}", "unknown key 'lime.num_sample'; did you mean 'num_samples'?"),
+        ("seed=many", "seed: 'many' is not of type integer"),
+        ("pictures=[{folder: nowhere}]", "there is no folder 'nowhere'"),
+    ],
+)
+def test_a_wrong_configuration_stops_before_any_job(tmp_path, change, said):
+    output = snakemake(tmp_path, "--cores", "1", "--config", change, check=False)
+    assert said in output
+    assert "Traceback" not in output
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_layer_that_does_not_exist_stops_at_the_check(tmp_path):
+    study = yaml.safe_load((REPOSITORY / "tests/study.yaml").read_text())
+    study["models"][0]["cam_layer"] = "layer5"
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    output = snakemake(
+        tmp_path, "--cores", "2", "results/miniature/check.json", studies=[path], check=False
+    )
+    assert "model 'object-net' has no layer 'layer5'; did you mean 'layer" in output
+
+
+def photographs_study(folder, real_data, names, **more):
+    study = {
+        "pictures": [{"folder": str(real_data / "photos"), "include": [f"*{n}.*" for n in names]}],
+        "models": [
+            {
+                "name": "squeezenet",
+                "architecture": "squeezenet1_0",
+                "checkpoint": str(real_data / "weights/squeezenet1_0_imagenet.pt"),
+                "preprocessing": "IMAGENET1K_V1",
+                "cam_layer": "features.12",
+            }
+        ],
+        **more,
+    }
+    path = Path(folder, "own.yaml")
+    path.write_text(yaml.safe_dump(study))
+    return [REPOSITORY / "studies/photographs.yaml", path]
+
+
+def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
+    studies = photographs_study(
+        tmp_path, real_data, ["goldfish", "tiger_shark"], lime={"num_samples": 60}, batches=1
+    )
+    snakemake(tmp_path, "--cores", str(os.cpu_count()), studies=studies)
+    folder = tmp_path / "results/photographs"
+    predictions = tables.read_rows(folder / "tables/predictions.parquet", tables.PREDICTIONS)
+    assert [row["predicted_class"] for row in predictions] == ["goldfish", "tiger shark"]
+    agreement = tables.read_rows(folder / "tables/agreement.parquet", tables.AGREEMENT)
+    spearman = [row["value"] for row in agreement if row["metric"] == "spearman"]
+    assert len(spearman) == 2 * 6
+    assert all(-1 <= value <= 1 for value in spearman)
+    assert not (folder / "world").exists()
+    assert "squeezenet" in (folder / "report.html").read_text()
