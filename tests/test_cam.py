@@ -244,7 +244,7 @@ def test_ablation_where_activations_can_be_negative(views, batch_size, caplog):
     model = nn.Sequential(
         nn.Conv2d(3, 6, 5, stride=4),
         nn.Tanh(),
-        nn.AvgPool2d(8),
+        nn.AvgPool2d(7),
         nn.Flatten(),
         nn.Linear(6, CLASSES),
     )

@@ -258,6 +258,21 @@ def test_picture_is_the_same_at_another_size(size):
     assert small.image.mean() == pytest.approx(usual.image.mean(), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("index", "clutter", "means"),
+    [
+        (0, 0, [81, 86, 63, 82, 108, 45, 81, 112, 41, 80, 111, 40]),
+        (1, 2, [129, 81, 58, 122, 75, 56, 122, 82, 46, 111, 74, 41]),
+        (2, 4, [45, 110, 125, 56, 93, 103, 76, 85, 81, 56, 102, 108]),
+    ],
+)
+def test_version_1_looks_as_it_did(index, clutter, means):
+    # RGB means of the picture's quarters. If they change, so must `VERSION`.
+    assert world.VERSION == 1
+    quarters = world.render(sample(index, clutter)).image.reshape(2, 48, 2, 48, 3)
+    assert np.abs(quarters.mean((1, 3)).ravel() - means).max() <= 1
+
+
 # Words
 
 
@@ -375,3 +390,13 @@ def test_unknown_value_is_named(change):
 def test_bad_numbers_are_refused(call):
     with pytest.raises(ConsilienceError):
         call()
+
+
+def test_captions_of_a_training_set_are_of_its_pictures():
+    data = world.render_training_set(0, "training", 3, 9, 64, (0, 1))
+    captions = world.caption_training_set(0, "training", 3, 9)
+    for row, texts in enumerate(captions):
+        name = world.OBJECTS[data["object"][row]]
+        colour = world.COLOURS[data["colour"][row]]
+        assert texts[0].startswith(f"a {colour} {name} ".replace("a orange", "an orange"))
+        assert len(texts) == len(world.CAPTIONS)

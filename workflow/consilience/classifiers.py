@@ -12,6 +12,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
+from .convolution import accelerate
 from .errors import ConsilienceError
 from .images import Transform
 
@@ -316,4 +317,5 @@ def load_classifier(spec: Mapping, checkpoint: str | Path | None = None) -> Clas
             + "; ".join(said)
         )
     model.load_state_dict(state, strict=False)
+    accelerate(model)
     return Classifier(spec["name"], model.eval().requires_grad_(False), class_names, transform)

@@ -274,7 +274,7 @@ def method_label(name: str) -> str:
 
 def _join(words: Iterable[str]) -> str:
     """Write words as ``a, b and c``."""
-    *most, last = words
+    *most, last = list(words) or [""]
     return f"{', '.join(most)} and {last}" if most else last
 
 
@@ -369,47 +369,61 @@ def _place(values: np.ndarray) -> str:
 
 
 def _ask(content: Content) -> str:
-    """Say in a sentence what was asked."""
-    study = content.study
+    """Say what was asked."""
     questions = []
     if content.neurons:
-        questions.append("what does each neuron stand for (CLIP-Dissect)")
+        names = _join(_models(content, content.neurons))
+        questions.append(f"What does each neuron of {names} stand for (CLIP-Dissect)?")
+    explained = _models(content, content.predictions)
+    name, possessive = (_join(explained), "its" if len(explained) == 1 else "their")
+    about = _count(len({row["picture"] for row in content.predictions}), "picture")
     if content.heatmaps:
         found = _methods(content, (row["method"] for row in content.heatmaps))
-        questions.append(f"where did it look ({_join(map(method_label, found))})")
+        questions.append(f"Where did {name} look in {about} ({_join(map(method_label, found))})?")
     if content.lime:
-        questions.append("which regions carried its decision (LIME)")
+        whose = possessive if content.heatmaps else f"{name}’s"
+        where = "" if content.heatmaps else f" of {about}"
+        questions.append(f"Which regions{where} carried {whose} decisions (LIME)?")
     if content.agreement:
-        questions.append("how far do these answers agree")
-    if content.localization:
-        questions.append("how right are they where the truth is known")
-    models = [model["name"] for model in study["models"]]
-    noun = "classifier" if len(models) == 1 else "classifiers"
-    explained = len({row["picture"] for row in content.predictions})
-    about = f", on {_count(explained, 'picture')}" if explained else ""
-    return f"Asked of the {noun} {_join(models)}{about}: {'; '.join(questions)}?"
+        truth = ", and how right are they where the truth is known" if content.localization else ""
+        questions.append(f"How far do the answers agree{truth}?")
+    return " ".join(questions)
 
 
 def _answer(content: Content) -> dict:
     """The numbers that come first, each straight from a table."""
     names = [model["name"] for model in content.study["models"]]
-    models = [name for name in names if _of_models(content, name)]
-    learned = []
-    if any(row["model"] in names for row in content.accuracy):
-        cells = []
-        for name in models:
-            row = next(
-                (r for r in content.accuracy if r["model"] == name and r["clutter"] is None), None
-            )
-            cells.append(row and row["accuracy"])
-        learned.append(_learned("Held-out accuracy", None, cells))
-    layers = _layers(content)
-    summary = {(row["model"], row["layer"]): row for row in _summarise_layers(content)}
+    models = [
+        name
+        for name in names
+        if any(row["model"] == name for row in (*content.accuracy, *content.neurons))
+    ]
+    summary = _summarise_layers(content)
+    ends, clutter = _from_simple_to_cluttered(content)
+    return {
+        "models": models,
+        "learned": _what_was_learned(content, models, summary),
+        "zero_shot": [
+            row for row in content.accuracy if row["model"] not in names and row["clutter"] is None
+        ],
+        "ends": ends,
+        "clutter": clutter,
+        "sentences": _say(content, ends, clutter, summary),
+    }
+
+
+def _what_was_learned(content: Content, models: list[str], summary: list[dict]) -> list[dict]:
+    """Accuracy, and the words of the last two layers: a row a measure, a cell a model."""
+    rows = []
+    accuracy = {r["model"]: r["accuracy"] for r in content.accuracy if r["clutter"] is None}
+    if accuracy.keys() & set(models):
+        rows.append(_learned("Held-out accuracy", None, [accuracy.get(name) for name in models]))
+    found = {(row["model"], row["layer"]): row for row in summary}
     for key, label in (("distinct", "Distinct words"), ("absent", "Labelled with absent words")):
-        for layer in layers[-2:]:
-            cells = [summary.get((name, layer), {}).get(key) for name in models]
+        for layer in _layers(content)[-2:]:
+            cells = [found.get((name, layer), {}).get(key) for name in models]
             if any(cell is not None for cell in cells):
-                learned.append(_learned(label, layer, cells, None if key == "absent" else 0))
+                rows.append(_learned(label, layer, cells, None if key == "absent" else 0))
     named = {
         (row["model_a"], row["layer"]): row["value"]
         for row in content.comparison
@@ -417,66 +431,84 @@ def _answer(content: Content) -> dict:
     }
     for layer in _unique(layer for _, layer in named):
         cells = [named.get((name, layer)) for name in models]
-        learned.append(_learned("Neurons named after their class", layer, cells))
-    zero_shot = [row for row in content.accuracy if row["model"] not in names]
-    zero_shot = [row for row in zero_shot if row["clutter"] is None]
+        rows.append(_learned("Neurons named after their class", layer, cells))
+    return rows
 
-    independent = [row for row in content.agreement_summary if row["independent"]]
-    clutter = []
+
+def _from_simple_to_cluttered(content: Content) -> tuple[list, list[dict]]:
+    """The lowest and the highest clutter level, and groups of rows with a cell each."""
+    names = [model["name"] for model in content.study["models"]]
     accuracy = [r for r in content.accuracy if r["model"] in names and r["clutter"] is not None]
-    levels = _levels(independent or list(content.localization_summary) or accuracy)
+    independent = [
+        row
+        for row in content.agreement_summary
+        if row["independent"] and row["metric"] == "spearman"
+    ]
+    # A net that names the scene is not wrong where it looks past the object.
+    truth = [
+        row
+        for row in content.localization_summary
+        if row["metric"] == "iou" and not _names_scene(content, row["model"])
+    ]
+    levels = _levels(independent or truth or accuracy)
     ends = _unique([levels[0], levels[-1]]) if levels else []
-    if accuracy and None not in ends:
-        clutter.append(
-            {
-                "label": "Right predictions, held out",
-                "percent": True,
-                "rows": [
-                    (name, _pick(accuracy, ends, "accuracy", model=name))
-                    for name in _models(content, accuracy)
-                ],
-            }
-        )
-    agree_rows, truth_rows = [], []
-    agreeing = _models(content, independent)
-    for name in agreeing:
-        metric = "spearman"
-        for other in _methods(content, (_other(row) for row in independent)):
-            label = method_label(other) if len(agreeing) == 1 else f"{name}, {method_label(other)}"
-            rows = [r for r in independent if _other(r) == other]
-            agree_rows.append((label, _pick(rows, ends, "median", model=name, metric=metric)))
-    localized = _models(content, content.localization_summary)
-    for name in localized:
-        for method in _methods(content, (row["method"] for row in content.localization_summary)):
-            label = (
-                method_label(method) if len(localized) == 1 else f"{name}, {method_label(method)}"
+    groups = []
+
+    def add(key, label, percent, rows):
+        if any(cell is not None for _, cells in rows for cell in cells):
+            groups.append({"key": key, "label": label, "percent": percent, "rows": rows})
+
+    def labelled(model, models, method):
+        return method_label(method) if len(models) == 1 else f"{model}, {method_label(method)}"
+
+    add(
+        "accuracy",
+        "Right predictions, held out",
+        True,
+        [
+            (name, _pick(accuracy, ends, "accuracy", model=name))
+            for name in _models(content, accuracy)
+        ],
+    )
+    models = _models(content, independent)
+    add(
+        "agreement",
+        "LIME against each CAM, median Spearman’s ρ",
+        False,
+        [
+            (
+                labelled(name, models, other),
+                _pick([r for r in independent if _other(r) == other], ends, "median", model=name),
             )
-            keys = {"model": name, "method": method, "metric": "iou"}
-            truth_rows.append((label, _pick(content.localization_summary, ends, "mean", **keys)))
-    if agree_rows:
-        label = "LIME against each CAM, median Spearman’s ρ"
-        clutter.append({"label": label, "percent": False, "rows": agree_rows})
-    if truth_rows:
-        label = "Against the object’s mask, mean IoU"
-        clutter.append({"label": label, "percent": False, "rows": truth_rows})
-    return {
-        "models": models,
-        "learned": learned,
-        "zero_shot": zero_shot,
-        "ends": ends,
-        "clutter": clutter,
-        "sentences": _say(content, ends, agree_rows, truth_rows, layers, summary),
-    }
+            for name in models
+            for other in _methods(content, map(_other, independent))
+        ],
+    )
+    models = _models(content, truth)
+    add(
+        "truth",
+        "Against the object’s mask, mean IoU",
+        False,
+        [
+            (labelled(name, models, method), _pick(truth, ends, "mean", model=name, method=method))
+            for name in models
+            for method in _methods(content, (row["method"] for row in truth))
+        ],
+    )
+    return ends, groups
+
+
+def _names_scene(content: Content, name: str) -> bool:
+    return any(
+        model["name"] == name and (model.get("train") or {}).get("target") == "scene"
+        for model in content.study["models"]
+    )
 
 
 def _learned(label: str, layer: str | None, cells: list, digits: int | None = None) -> dict:
     """Make a row of what the models learned; a share where no digits are given."""
     share = digits is None
     return {"label": label, "layer": layer, "cells": cells, "percent": share, "digits": digits}
-
-
-def _of_models(content: Content, name: str) -> bool:
-    return any(row["model"] == name for row in (*content.accuracy, *content.neurons))
 
 
 def _pick(rows: Rows, levels: Sequence, key: str, **where) -> list:
@@ -490,38 +522,43 @@ def _other(row: Mapping) -> str:
     return row["method_a"] if row["method_b"] == "lime" else row["method_b"]
 
 
-def _say(content, ends, agree_rows, truth_rows, layers, summary) -> list[str]:
+def _say(content: Content, ends: list, groups: list[dict], summary: list[dict]) -> list[str]:
     """Say the short answer in sentences."""
     said = []
+    rows = {group["key"]: group["rows"] for group in groups}
 
-    def ranges(rows) -> str:
+    def ranges(key: str) -> str:
         texts = []
-        for index, level in enumerate(ends):
-            values = [cells[index] for _, cells in rows if cells[index] is not None]
+        for index in range(len(ends)):
+            values = [cells[index] for _, cells in rows[key] if cells[index] is not None]
             if values:
                 where = ("on the simplest pictures", "on the most cluttered")[index]
-                texts.append(_span(values) + ("" if level is None else f" {where}"))
+                texts.append(_span(values) + (f" {where}" if len(ends) > 1 else ""))
         return " and ".join(texts)
 
-    if agree_rows and (text := ranges(agree_rows)):
+    if "agreement" in rows:
         said.append(
-            f"LIME agrees with the CAMs at a median rank correlation of {text}; unrelated maps "
-            "score 0, equal ones 1."
+            f"LIME agrees with the CAMs at a median rank correlation of {ranges('agreement')}; "
+            "unrelated maps score 0, equal ones 1."
         )
-    if truth_rows and (text := ranges(truth_rows)):
+    if "truth" in rows:
         chance = [
             row["chance"]
             for row in content.localization_summary
             if row["metric"] == "iou" and row["chance"] is not None and row["clutter"] in ends
         ]
         floor = f"; chance is {_span(chance)}" if chance else ""
-        said.append(f"Their top regions meet the object with a mean IoU of {text}{floor}.")
-    if layers:
-        last = layers[-1]
+        said.append(
+            "The regions that the explanations point at meet the object with a mean IoU of "
+            f"{ranges('truth')}{floor}."
+        )
+    if summary:
+        last = summary[-1]["layer"]
         parts = [
-            f"{_count(row['distinct'], 'word')} for {_count(row['neurons'], 'neuron')} of {name}"
-            for (name, layer), row in summary.items()
-            if layer == last
+            f"{_count(row['distinct'], 'word')} for {_count(row['neurons'], 'neuron')} "
+            f"of {row['model']}"
+            for row in summary
+            if row["layer"] == last
         ]
         said.append(f"In the last layer dissected ({last}), CLIP-Dissect needs {_join(parts)}.")
     return said
@@ -559,6 +596,8 @@ def _world(content: Content) -> dict | None:
     rows, chart = [], None
     accuracy_levels = _levels(by_level)
     beyond = _first_beyond(content, accuracy_levels)
+    shown = sorted({*levels, *accuracy_levels})
+    first_beyond = _first_beyond(content, shown)
     series = []
     for index, name in enumerate(_models(content, by_level)):
         cells = [
@@ -588,7 +627,7 @@ def _world(content: Content) -> dict | None:
         "rows": rows,
         "chart": chart,
         "legend": _legend(series),
-        "beyond": None if beyond is None else accuracy_levels[beyond],
+        "beyond": None if first_beyond is None else shown[first_beyond],
     }
 
 
@@ -936,9 +975,6 @@ def _truth(content: Content) -> list[dict]:
     """By model, each method against the mask."""
     models = []
     singles = _with_clutter(content, content.localization)
-    targets = {
-        model["name"]: (model.get("train") or {}).get("target") for model in content.study["models"]
-    }
     for number, model in enumerate(_models(content, content.localization_summary)):
         own = [row for row in content.localization_summary if row["model"] == model]
         methods = _methods(content, (row["method"] for row in own))
@@ -955,7 +991,7 @@ def _truth(content: Content) -> list[dict]:
                 )
             )
         models.append(
-            {"model": model, "metrics": metrics, "of_scene": targets.get(model) == "scene"}
+            {"model": model, "metrics": metrics, "of_scene": _names_scene(content, model)}
         )
     return models
 

@@ -815,6 +815,18 @@ def render_training_set(
     return arrays
 
 
+def caption_training_set(seed: int, stream: str, start: int, stop: int) -> list[tuple[str, ...]]:
+    """Return every caption of pictures ``start`` … ``stop - 1`` of a stream.
+
+    In the order of ``CAPTIONS``; clutter is not spoken of.
+    """
+    captions = []
+    for index in range(start, stop):
+        picture = sample_picture(seed, stream, index, 0)
+        captions.append(tuple(caption(picture, variant) for variant in range(len(CAPTIONS))))
+    return captions
+
+
 def study_pictures(seed: int, bases: int, clutter: Sequence[int]) -> dict[str, Picture]:
     """Return the study's pictures by name: each base picture at each clutter level."""
     pictures = {}
