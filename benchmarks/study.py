@@ -15,9 +15,8 @@ def main(results: Path) -> None:
         seconds[path.stem.split("-")[0]].append(float(row["s"]))
     for rule, times in sorted(seconds.items(), key=lambda item: -sum(item[1])):
         print(f"{rule:24}{len(times):4} jobs {sum(times):8.1f} s, longest {max(times):6.1f} s")
-    print(
-        f"{'all':24}{sum(map(len, seconds.values())):4} jobs {sum(map(sum, seconds.values())):8.1f} s"
-    )
+    jobs, total = sum(map(len, seconds.values())), sum(map(sum, seconds.values()))
+    print(f"{'all':24}{jobs:4} jobs {total:8.1f} s")
 
 
 if __name__ == "__main__":

@@ -300,7 +300,7 @@ def test_ablation_cam_falls_back_to_the_whole_network(views, caplog):
     np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
 
 
-def test_a_split_that_answers_otherwise_is_not_used(net, views, monkeypatch):
+def test_a_split_that_answers_otherwise_is_not_used(net, views, monkeypatch, caplog):
     """The proof compares with the whole network: what was recorded wrongly is found out."""
     record = cam.record_before
     monkeypatch.setattr(
@@ -309,10 +309,26 @@ def test_a_split_that_answers_otherwise_is_not_used(net, views, monkeypatch):
         lambda *args: [(module, output + 1) for module, output in record(*args)],
     )
     target = classifiers_choice(net, views[:1])
-    # The identity of the block is recorded, and goes into what follows.
-    row = cam.explain_cam(net, "ablation-cam", "block2.conv1", views[:1], target)[0]
+    # The input of the block is recorded, and goes into what follows.
+    with caplog.at_level(logging.INFO):
+        row = cam.explain_cam(net, "ablation-cam", "block2.conv1", views[:1], target)[0]
+    assert "the whole runs" in caplog.text
     expected = ask_library(net, "ablation-cam", "block2.conv1", views[0], target[0])
-    np.testing.assert_allclose(image_of(row), expected, atol=1e-4)
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
+
+
+def test_a_module_is_recorded_for_those_that_it_calls(net, views):
+    inputs = net.transform.normalize(views[:1])
+    recorded = cam.record_before(net.model, net.model.block2.conv2, inputs)
+    block = net.model.block2
+    assert [module for module, _ in recorded] == [
+        net.model.stem,
+        net.model.block1,
+        block.conv1,
+        block.relu,
+    ]
+    torch.testing.assert_close(recorded[0][1], net.model.stem(inputs))
+    assert hooks_of(net.model) == 0
 
 
 def set_bias(classifier, view, target, logit):

@@ -1,3 +1,5 @@
+import logging
+
 import pytest
 
 from consilience import steps
@@ -10,6 +12,15 @@ def test_lines_go_to_the_log(tmp_path):
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[0].endswith("half way")
     assert lines[1].endswith("done")
+
+
+def test_the_librarys_messages_go_to_the_log(tmp_path):
+    with steps.logged(tmp_path / "log"):
+        logging.getLogger("consilience.cam").warning("%d pictures", 3)
+    logging.getLogger("consilience.cam").warning("too late")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[0].endswith("warning: 3 pictures")
+    assert len(lines) == 2
 
 
 def test_a_users_error_has_no_traceback(tmp_path, capsys):

@@ -89,9 +89,10 @@ class WinogradConv2d(torch.nn.Conv2d):
 def accelerate(model: torch.nn.Module) -> int:
     """Let a float32 model on the processor convolve faster, in place, and say how many layers do.
 
-    Weights are laid out channels last, which is how the convolutions compute. Layers keep their names, parameters and hooks. Only convolutions that gain are changed: 3×3,
-    stride 1, padding 1, not grouped or dilated, with many channels. Which those are depends on
-    their shapes alone, so that the same model gives the same bits on every run.
+    Weights are laid out channels last, which is how the convolutions compute. Layers keep their
+    names, parameters and hooks. Only convolutions that gain are changed: 3×3, stride 1, padding 1,
+    not grouped or dilated, with many channels. Which those are depends on their shapes alone, so
+    that the same model gives the same bytes on every run.
     """
     model.to(memory_format=torch.channels_last)
     changed = 0

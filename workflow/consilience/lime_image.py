@@ -115,9 +115,6 @@ def make_segmentation(segmentation: Mapping, seed: int) -> Callable[[np.ndarray]
         )
     if method == "quickshift":
         parameters["rng"] = seed
-    if method == "slic":
-        # LIME counts superpixels from 0: from 1, the last one would never be hidden.
-        parameters["start_label"] = 0
     algorithm = SegmentationAlgorithm(method, **parameters)
 
     def segment(picture: np.ndarray) -> np.ndarray:
@@ -127,6 +124,8 @@ def make_segmentation(segmentation: Mapping, seed: int) -> Callable[[np.ndarray]
             raise ConsilienceError(
                 f"segmentation {method} with {parameters} fails: {error}; change its parameters"
             ) from None
+        # The library counts superpixels from 0: numbered from 1, as SLIC does, the last one would
+        # never be hidden.
         return np.unique(found, return_inverse=True)[1].reshape(found.shape)
 
     return segment

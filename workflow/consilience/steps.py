@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ def set_threads(threads: int) -> None:
 
 @contextmanager
 def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
-    """Run a step: lines go to its log with the time since it began.
+    """Run a step: lines go to its log with the time since it began, and the library's messages too.
 
     A :class:`ConsilienceError` ends the step with its message alone, in the log and on the
     standard error stream; any other exception is a fault of ours and keeps its traceback, there
@@ -32,6 +33,13 @@ def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
         def log(line: str) -> None:
             file.write(f"[{time.monotonic() - began:7.1f} s] {line}\n")
 
+        class Messages(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                log(f"{record.levelname.lower()}: {record.getMessage()}")
+
+        library, messages = logging.getLogger(__package__), Messages()
+        library.addHandler(messages)
+        library.setLevel(logging.INFO)
         try:
             yield log
         except ConsilienceError as error:
@@ -43,4 +51,6 @@ def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
 
             log(traceback.format_exc())
             raise
+        finally:
+            library.removeHandler(messages)
         log("done")

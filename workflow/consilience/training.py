@@ -1,27 +1,29 @@
-"""Train the default study's models on its rendered world, and measure them on held-out pictures.
+"""Train the default study's classifiers on its rendered world, and measure them on held-out ones.
 
-Two kinds: a torchvision classifier of one property of the pictures, and a small CLIP of pictures
-and captions in the architecture of the ``clip`` package.
+A torchvision network from scratch, in as few operations as possible: processors are slow. What
+``clip_training`` needs too is public.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import save as encode_safetensors
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet
 
 from . import tables
-from .classifiers import Classifier, build_architecture
-from .clip_encoder import ClipEncoder, import_clip, tokenize
+from .classifiers import Classifier, build_architecture, nearest
 from .errors import ConsilienceError
 from .images import Transform
 
@@ -29,20 +31,29 @@ TRANSFORM = Transform(mean=(0.5,) * 3, std=(0.5,) * 3)
 """Preprocessing of the trained classifiers: the picture as it is, on the scale [-1, 1]."""
 
 CLASSIFIER_SETTINGS = {
-    "learning_rate": 0.0015,
+    "learning_rate": 0.004,
     "weight_decay": 0.05,
     "label_smoothing": 0.05,
 }
-CLIP_SETTINGS = {"epochs": 5, "batch": 128, "learning_rate": 0.002, "weight_decay": 0.05}
-
-# Words are learned alone and in phrases; the first is the one that concepts are asked with.
-TEMPLATES = ("{}", "{}", "a {}", "a picture of {}", "a photo of a {}")
 
 _SECONDS_BETWEEN_LINES = 3.0
-_WARM_UP = 0.3  # share of the pictures on which the learning rate rises
+_WARM_UP = 0.05  # share of the work in which the learning rate rises
+_BETAS = (0.9, 0.98)  # short memory: a training has a few hundred steps
+_FIRST_BRANCH_SCALE = 0.25
+RESIDUAL_BLOCKS = (resnet.BasicBlock, resnet.Bottleneck)
 
 
-def _settings(given: Mapping, defaults: Mapping, where: str, also: Sequence[str]) -> dict:
+class Stage(NamedTuple):
+    """A stage of training: side of the squares, pictures a step, steps, blocks, cost of a pass."""
+
+    crop: int
+    batch: int
+    steps: int
+    skip: tuple[torch.nn.Module, ...]
+    cost: float
+
+
+def fill_settings(given: Mapping, defaults: Mapping, where: str, also: Sequence[str]) -> dict:
     """Fill in defaults, and refuse keys that mean nothing and numbers that cannot be."""
     if unknown := sorted(set(given) - set(defaults) - set(also)):
         raise ConsilienceError(
@@ -57,27 +68,77 @@ def _settings(given: Mapping, defaults: Mapping, where: str, also: Sequence[str]
     return settings
 
 
-def _stages(settings: Mapping, side: int) -> list[tuple[int, int, int]]:
-    """Return (crop, batch, steps) of each stage."""
+def _stages(
+    settings: Mapping, side: int, model: torch.nn.Module, scaled: int | None = None
+) -> list[Stage]:
+    """Make the stages of training, and find what each costs.
+
+    ``scaled`` is the side that the model sees, where that is not the square's own.
+    """
     stages = []
-    for index, stage in enumerate(settings.get("stages") or ()):
+    for index, given in enumerate(settings.get("stages") or ()):
         where = f"train.stages[{index}]"
-        crop = stage.get("crop") or side
-        batch = stage.get("batch", 32)
-        pictures = stage.get("pictures", 0)
-        if not 1 <= crop <= side:
+        if unknown := sorted(set(given) - {"crop", "pictures", "batch", "skip"}):
             raise ConsilienceError(
-                f"{where}.crop: {crop} does not fit in pictures of {side} pixels; lower it"
+                f"{where}: unknown key {unknown[0]!r}; known are crop, pictures, batch, skip"
+            )
+        crop = given.get("crop") or side
+        batch = given.get("batch", 16)
+        pictures = given.get("pictures", 0)
+        if not 32 <= crop <= side:
+            raise ConsilienceError(
+                f"{where}.crop: {crop} must be from 32 to the pictures' {side} pixels"
             )
         if batch < 2 or pictures < 1:
             raise ConsilienceError(f"{where}: needs at least 1 picture and a batch of at least 2")
-        stages.append((crop, batch, max(1, round(pictures / batch))))
+        blocks = _find_blocks(model, given.get("skip") or (), where)
+        with _skipping(blocks), torch.inference_mode(), FlopCounterMode(display=False) as flops:
+            model.eval()(torch.zeros(1, 3, scaled or crop, scaled or crop))
+        steps = max(1, round(pictures / batch))
+        stages.append(Stage(crop, batch, steps, blocks, flops.get_total_flops()))
     if not stages:
         raise ConsilienceError("train.stages: is empty; give at least one stage")
     return stages
 
 
-def _check_pictures(data: Mapping[str, np.ndarray], targets: Mapping[str, int]) -> None:
+def _find_blocks(model: torch.nn.Module, names: Sequence[str], where: str) -> tuple:
+    """Return the residual blocks that are named, or lie in the modules that are named."""
+    modules = dict(model.named_modules())
+    blocks = []
+    for name in names:
+        found = [
+            module
+            for module in modules.get(name, torch.nn.Identity()).modules()
+            if isinstance(module, RESIDUAL_BLOCKS)
+        ]
+        if not found:
+            raise ConsilienceError(
+                f"{where}.skip: the network has no residual blocks {name!r}; "
+                + nearest(name, [key for key in modules if key])
+            )
+        blocks += found
+    return tuple(blocks)
+
+
+@contextmanager
+def _skipping(blocks: Sequence[torch.nn.Module]) -> Iterator[None]:
+    """Leave out the residual branches of blocks: only their shortcuts are computed."""
+
+    def only_shortcut(block, values):
+        if block.downsample is not None:
+            values = block.downsample(values)
+        return functional.relu(values)
+
+    try:
+        for block in blocks:
+            block.forward = partial(only_shortcut, block)
+        yield
+    finally:
+        for block in blocks:
+            vars(block).pop("forward", None)
+
+
+def check_pictures(data: Mapping[str, np.ndarray], targets: Mapping[str, int]) -> None:
     """Refuse data whose arrays do not fit one another or the number of classes."""
     images = data["images"]
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8 or not len(images):
@@ -96,28 +157,31 @@ def _check_pictures(data: Mapping[str, np.ndarray], targets: Mapping[str, int]) 
             )
 
 
-def _shuffled(count: int, total: int, rng: np.random.Generator) -> np.ndarray:
+def shuffle(count: int, total: int, rng: np.random.Generator) -> np.ndarray:
     """Return ``total`` indices: every picture once, in random order, then all again."""
     return np.concatenate([rng.permutation(count) for _ in range(-(-total // count))])[:total]
 
 
-def _one_cycle(fraction: float) -> float:
-    """Learning rate, of its peak, after a ``fraction`` of the pictures: up, then down to zero."""
-    if fraction < _WARM_UP:
-        return 0.04 + 0.96 * (1 - math.cos(math.pi * fraction / _WARM_UP)) / 2
-    return (1 + math.cos(math.pi * (fraction - _WARM_UP) / (1 - _WARM_UP))) / 2
+def one_cycle(fraction: float, warm_up: float = _WARM_UP) -> float:
+    """Learning rate, of its peak, after a ``fraction`` of the work: up, then down to zero."""
+    if fraction < warm_up:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * fraction / warm_up)) / 2
+    return (1 + math.cos(math.pi * (fraction - warm_up) / (1 - warm_up))) / 2
 
 
-def _zero_residual_branches(model: torch.nn.Module) -> None:
-    """Let every residual block of a ResNet begin as the identity."""
+def _quieten_residual_branches(model: torch.nn.Module) -> None:
+    """Let every residual block of a ResNet begin near its shortcut, as if it were not there.
+
+    Not at zero: a branch that is switched on late would hardly leave it.
+    """
     for block in model.modules():
         if isinstance(block, resnet.BasicBlock):
-            torch.nn.init.zeros_(block.bn2.weight)
+            torch.nn.init.constant_(block.bn2.weight, _FIRST_BRANCH_SCALE)
         elif isinstance(block, resnet.Bottleneck):
-            torch.nn.init.zeros_(block.bn3.weight)
+            torch.nn.init.constant_(block.bn3.weight, _FIRST_BRANCH_SCALE)
 
 
-def _cut(
+def cut_squares(
     images: np.ndarray, boxes: np.ndarray | None, crop: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Cut a random square out of each picture, and mirror half of them.
@@ -151,33 +215,42 @@ def _cut(
     return np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
 
 
-def _groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
-    """Decay weights of convolutions and linear layers only, not norms, biases or scalars."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
+def make_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    """AdamW that decays weights of convolutions and linear layers, not norms, biases, scalars."""
+    parameters = list(model.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    return torch.optim.AdamW(groups, weight_decay=weight_decay, betas=_BETAS, fused=True)
 
 
-class _Progress:
+class Progress:
     """Write a line every few seconds: how far, how well, how fast, how much longer."""
 
-    def __init__(self, log: Callable[[str], None], pictures: int, work: float):
-        self.log, self.pictures, self.work = log, pictures, work
+    def __init__(self, log: Callable[[str], None], stages: Sequence[Stage]):
+        self.log = log
+        self.pictures = sum(stage.batch * stage.steps for stage in stages)
+        self.work = sum(stage.batch * stage.steps * stage.cost for stage in stages)
         self.done, self.worked = 0, 0.0
         self.started = self.said = time.monotonic()
         self.loss, self.right, self.since = 0.0, 0.0, 0
 
-    def advance(self, pictures: int, work: float, loss: float, right: float) -> None:
-        """Count a batch: its size, its share of the work, its mean loss and accuracy."""
+    @property
+    def fraction(self) -> float:
+        """Share of the work that is done."""
+        return self.worked / self.work
+
+    def advance(self, stage: Stage, loss: float, right: float) -> None:
+        """Count a batch of a stage, its mean loss and accuracy."""
+        pictures = stage.batch
         if not math.isfinite(loss):
             raise ConsilienceError(
                 f"training diverged after {self.done} of {self.pictures} pictures (the loss is "
                 f"{loss}); lower learning_rate"
             )
         self.done += pictures
-        self.worked += work
+        self.worked += pictures * stage.cost
         self.loss += loss * pictures
         self.right += right * pictures
         self.since += pictures
@@ -206,10 +279,11 @@ def train_classifier(
     """Train a torchvision classifier from scratch.
 
     Cross-entropy with label smoothing, AdamW (no decay on norms and biases), one cycle of the
-    learning rate over all stages (Smith and Topin, 2018), residual branches that start at zero
-    (Goyal et al., 2017). The cost of a pass grows with its area, so stages go from small squares,
-    cut at the pictures' own scale, to whole pictures; the last should be whole, because it is
-    there that batch norm and global pooling meet what they will be asked about.
+    learning rate over all stages (Smith and Topin, 2018). The cost of a pass grows with its area
+    and with the blocks that run, so stages go from small squares, cut at the pictures' own scale,
+    to whole pictures, and from few blocks to all (as in stochastic depth, Huang et al., 2016, but
+    in order). The last stage should be whole, because it is there that batch norm and global
+    pooling meet what they will be asked about.
 
     Parameters
     ----------
@@ -223,7 +297,8 @@ def train_classifier(
         Number of classes.
     settings
         ``stages``, a list of ``{crop: side of the square in pixels or None for all, pictures:
-        passes, batch: pictures a step}``, and, with the defaults of ``CLASSIFIER_SETTINGS``,
+        passes, batch: pictures a step, skip: names of residual blocks, or of modules that hold
+        them, of which only the shortcuts run}``, and, with the defaults of ``CLASSIFIER_SETTINGS``,
         ``learning_rate`` (peak), ``weight_decay``, ``label_smoothing``. ``pictures`` is rounded
         to whole batches.
     seed
@@ -244,42 +319,38 @@ def train_classifier(
     ConsilienceError
         If settings or data do not fit, or the loss ceases to be finite.
     """
-    settings = _settings(settings, CLASSIFIER_SETTINGS, "train", ("stages", "target", "seed"))
-    _check_pictures(data, {target: classes})
-    stages = _stages(settings, min(data["images"].shape[1:3]))
+    settings = fill_settings(settings, CLASSIFIER_SETTINGS, "train", ("stages", "target", "seed"))
+    check_pictures(data, {target: classes})
     boxes = data["box"] if target == "object" else None
     labels = torch.from_numpy(np.asarray(data[target], np.int64))
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_architecture(architecture, classes, keep_resolution)
-    _zero_residual_branches(model)
+    _quieten_residual_branches(model)
+    stages = _stages(settings, min(data["images"].shape[1:3]), model)
     model.train()
-    optimizer = torch.optim.AdamW(
-        _groups(model, settings["weight_decay"]), settings["learning_rate"], fused=True
-    )
-    pictures = sum(batch * steps for _, batch, steps in stages)
-    work = sum(crop**2 * batch * steps for crop, batch, steps in stages)
-    progress = _Progress(log, pictures, work)
-    order = _shuffled(len(labels), pictures, rng)
-    for crop, batch, steps in stages:
-        for _ in range(steps):
-            chosen = order[progress.done : progress.done + batch]
-            squares = _cut(
-                data["images"][chosen], None if boxes is None else boxes[chosen], crop, rng
-            )
-            truth = labels[chosen]
-            logits = model(TRANSFORM.normalize(squares))
-            loss = functional.cross_entropy(
-                logits, truth, label_smoothing=settings["label_smoothing"]
-            )
-            _step(optimizer, loss, settings["learning_rate"] * _one_cycle(progress.done / pictures))
-            right = (logits.argmax(dim=1) == truth).float().mean().item()
-            progress.advance(batch, crop**2 * batch, loss.item(), right)
+    optimizer = make_optimizer(model, settings["weight_decay"])
+    progress = Progress(log, stages)
+    order = shuffle(len(labels), progress.pictures, rng)
+    for stage in stages:
+        with _skipping(stage.skip):
+            for _ in range(stage.steps):
+                chosen = order[progress.done : progress.done + stage.batch]
+                around = None if boxes is None else boxes[chosen]
+                squares = cut_squares(data["images"][chosen], around, stage.crop, rng)
+                logits = model(TRANSFORM.normalize(squares))
+                truth = labels[chosen]
+                loss = functional.cross_entropy(
+                    logits, truth, label_smoothing=settings["label_smoothing"]
+                )
+                take_step(optimizer, loss, settings["learning_rate"] * one_cycle(progress.fraction))
+                right = (logits.argmax(dim=1) == truth).float().mean().item()
+                progress.advance(stage, loss.item(), right)
     return model.eval()
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, learning_rate: float) -> None:
+def take_step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, learning_rate: float) -> None:
     """Take one step down the gradient of ``loss``."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -295,181 +366,7 @@ def save_weights(model: torch.nn.Module, path: str | Path) -> None:
     tables.write_atomically(path, lambda part: Path(part).write_bytes(data))
 
 
-def build_small_clip(seed: int) -> torch.nn.Module:
-    """Build a ``clip.model.CLIP`` of 64 × 64 pixels with random weights.
-
-    The package works out the number of heads as width // 64, and takes a ModifiedResNet in
-    multiples of 32 pixels. Its blocks' last norms start at zero, which learns slowly in so small
-    a network; here they start at 0.3.
-    """
-    import_clip()
-    from clip.model import CLIP
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = CLIP(
-            embed_dim=128,
-            image_resolution=64,
-            vision_layers=(1, 1, 1, 1),
-            vision_width=16,
-            vision_patch_size=None,
-            context_length=77,
-            vocab_size=49408,
-            transformer_width=64,
-            transformer_heads=1,
-            transformer_layers=2,
-        )
-    for name, parameter in model.named_parameters():
-        if name.endswith("bn3.weight"):
-            torch.nn.init.constant_(parameter, 0.3)
-    return model
-
-
-def _matching_loss(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
-    """Contrast each row's true columns with its false ones.
-
-    ``-log(exp(t) / (exp(t) + sum over false f of exp(f)))``, averaged over the true columns t of
-    a row, then over the rows that have one. A picture has many true texts (its words, its
-    captions and those of its like), which must not be set against one another (the multi-positive
-    loss of Khosla et al., 2020, without the other positives in the denominator).
-    """
-    wrong = logits.masked_fill(true, -math.inf).logsumexp(dim=1, keepdim=True)
-    each = functional.softplus(wrong - logits) * true
-    count = true.sum(dim=1)
-    return (each.sum(dim=1) / count.clamp(min=1))[count > 0].mean()
-
-
-def train_clip(
-    data: Mapping[str, np.ndarray],
-    words: Mapping[str, Sequence[str]],
-    absent: Sequence[str],
-    captions: Sequence[Sequence[str]],
-    settings: Mapping,
-    seed: int,
-    log: Callable[[str], None],
-) -> torch.nn.Module:
-    """Train a small CLIP (:func:`build_small_clip`) on pictures, their words and their captions.
-
-    A step's texts are every word of the world in a random template, the words that never occur
-    (always false: a CLIP trained on the web has seen them on other pictures), and one caption a
-    picture. The loss goes both ways, from pictures to texts and from texts to pictures.
-
-    Parameters
-    ----------
-    data
-        ``images``: uint8, shape (n, side, side, 3), and for each key of ``words`` the index of
-        the picture's word, int, shape (n,).
-    words
-        The words of each property (object, scene, colour), each true of some of the pictures.
-    absent
-        Words that are true of none.
-    captions
-        For each picture, texts that are true of it, and of those that share all its properties.
-    settings
-        ``epochs``, ``batch`` and ``learning_rate``, with the defaults of ``CLIP_SETTINGS``.
-    seed
-        Of the first weights, the order of the pictures and the choice of texts.
-    log
-        Called with a line of text every few seconds.
-
-    Returns
-    -------
-    clip.model.CLIP
-        In evaluation mode, float32. The same arguments give the same bits on one machine with one
-        thread count.
-
-    Raises
-    ------
-    ConsilienceError
-        If settings or data do not fit, or the loss ceases to be finite.
-    """
-    settings = _settings(settings, CLIP_SETTINGS, "clip.train", ("seed",))
-    _check_pictures(data, {target: len(known) for target, known in words.items()})
-    count, batch = len(data["images"]), int(settings["batch"])
-    if len(captions) != count or not all(captions):
-        raise ConsilienceError(f"{count} pictures need at least one caption each")
-    if batch < 2 or settings["epochs"] < 1:
-        raise ConsilienceError("clip.train: needs at least 1 epoch and a batch of at least 2")
-    rng = np.random.default_rng(seed)
-    model = build_small_clip(seed)
-    images = _prepare_for_clip(data["images"], model.visual.input_resolution)
-
-    bank = [word for known in words.values() for word in known] + list(absent)
-    # Shape (templates, words, tokens) and (captions, tokens): tokens are worked out once.
-    texts = [template.format(word) for template in TEMPLATES for word in bank]
-    every = sorted({caption for some in captions for caption in some})
-    tokens = tokenize(texts + every, model.context_length)
-    of_words = tokens[: len(texts)].view(len(TEMPLATES), len(bank), -1)
-    of_captions = tokens[len(texts) :]
-    place = {caption: index for index, caption in enumerate(every)}
-    places = [[place[caption] for caption in some] for some in captions]
-    true_words = torch.cat(
-        [
-            functional.one_hot(torch.from_numpy(np.asarray(data[target], np.int64)), len(known))
-            for target, known in words.items()
-        ]
-        + [torch.zeros(count, len(absent), dtype=torch.int64)],
-        dim=1,
-    ).bool()
-    kinds = torch.from_numpy(
-        np.unique(np.stack([data[target] for target in words], 1), axis=0, return_inverse=True)[
-            1
-        ].reshape(-1)
-    )
-
-    model.train()
-    optimizer = torch.optim.AdamW(
-        _groups(model, settings["weight_decay"]), settings["learning_rate"], fused=True
-    )
-    steps = max(1, round(settings["epochs"] * count / batch))
-    pictures = steps * batch
-    progress = _Progress(log, pictures, pictures)
-    order = _shuffled(count, pictures, rng)
-    for _ in range(steps):
-        chosen = order[progress.done : progress.done + batch]
-        template = rng.integers(len(TEMPLATES), size=len(bank))
-        caption = [places[index][rng.integers(len(places[index]))] for index in chosen]
-        caption, first = np.unique(caption, return_index=True)
-        some = torch.cat(
-            [of_words[template, torch.arange(len(bank))], of_captions[torch.from_numpy(caption)]]
-        )
-        some = some[:, : int(some.argmax(dim=1).max()) + 1]
-        chosen = torch.from_numpy(chosen)
-        true = torch.cat(
-            [true_words[chosen], kinds[chosen][:, None] == kinds[chosen[first]][None]], dim=1
-        )
-        seen = functional.normalize(model.encode_image(_mirrored(images[chosen], rng)), dim=1)
-        said = functional.normalize(model.encode_text(some), dim=1)
-        logits = model.logit_scale.clamp(max=math.log(100)).exp() * seen @ said.T
-        loss = (_matching_loss(logits, true) + _matching_loss(logits.T, true.T)) / 2
-        _step(optimizer, loss, settings["learning_rate"] * _one_cycle(progress.done / pictures))
-        right = true.gather(1, logits.argmax(dim=1, keepdim=True)).float().mean().item()
-        progress.advance(batch, batch, loss.item(), right)
-    return model.eval()
-
-
-def _prepare_for_clip(images: np.ndarray, side: int) -> torch.Tensor:
-    """Preprocess as ``clip.load``'s own function does: float32, shape (n, 3, side, side)."""
-    from clip.clip import _transform
-
-    preprocess = _transform(side)
-    return torch.stack([preprocess(Image.fromarray(image)) for image in images])
-
-
-def _mirrored(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Mirror half of the pictures, shape (n, 3, height, width)."""
-    mirrored = torch.from_numpy(rng.random(len(images)) < 0.5)
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
-
-
-def save_clip(model: torch.nn.Module, path: str | Path) -> None:
-    """Write a CLIP's state dict as ``clip.load`` takes it; the same weights give the same bytes."""
-    buffer = io.BytesIO()  # a file's own name would go into the archive
-    torch.save(model.state_dict(), buffer)
-    tables.write_atomically(path, lambda part: Path(part).write_bytes(buffer.getvalue()))
-
-
-def _accuracy_rows(
+def count_right(
     model: str, target: str, right: np.ndarray, clutter: np.ndarray, trained_on: Sequence[int]
 ) -> list[dict]:
     """Make rows of ``tables.ACCURACY``: the levels of training together, then each level."""
@@ -527,54 +424,11 @@ def evaluate_classifier(
     ConsilienceError
         If data and classes do not fit, or no picture has a level of training.
     """
-    _check_pictures(data, {target: len(classifier.class_names)})
+    check_pictures(data, {target: len(classifier.class_names)})
     fit = classifier.transform.fit
     predicted = []
     for start in range(0, len(data["images"]), batch):
         views = [fit(Image.fromarray(image)) for image in data["images"][start : start + batch]]
         predicted.append(classifier.probabilities(np.stack(views)).argmax(axis=1))
     right = np.concatenate(predicted) == data[target]
-    return _accuracy_rows(classifier.name, target, right, data["clutter"], trained_on)
-
-
-def evaluate_clip(
-    encoder: ClipEncoder,
-    data: Mapping[str, np.ndarray],
-    words: Mapping[str, Sequence[str]],
-    trained_on: Sequence[int],
-    templates: Sequence[str] = ("{}",),
-) -> list[dict]:
-    """Count how many held-out pictures a CLIP gets right without being told: zero-shot.
-
-    Parameters
-    ----------
-    encoder
-        Its nearest word of a property is its answer.
-    data
-        ``images``: uint8, shape (n, side, side, 3); ``clutter`` and each key of ``words``: int,
-        shape (n,).
-    words
-        The words of each property (object, scene, colour), in the order of ``data``'s labels.
-    trained_on
-        Clutter levels that occur in training.
-    templates
-        Texts in which ``{}`` stands for the word.
-
-    Returns
-    -------
-    list of dict
-        Rows of ``tables.ACCURACY`` with the model name ``clip``: for each property one over the
-        levels of training, then one a level.
-
-    Raises
-    ------
-    ConsilienceError
-        If data and words do not fit, or no picture has a level of training.
-    """
-    _check_pictures(data, {target: len(known) for target, known in words.items()})
-    pictures = encoder.embed_pictures(data["images"])
-    rows = []
-    for target, known in words.items():
-        answer = (pictures @ encoder.embed_texts(known, templates).T).argmax(axis=1)
-        rows += _accuracy_rows("clip", target, answer == data[target], data["clutter"], trained_on)
-    return rows
+    return count_right(classifier.name, target, right, data["clutter"], trained_on)

@@ -1,6 +1,6 @@
 """Train the small CLIP on the world's pictures and captions, and measure it on held-out ones."""
 
-from consilience import clip_encoder, steps, tables, training, world
+from consilience import clip_encoder, clip_training, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
@@ -8,7 +8,7 @@ with steps.logged(snakemake.log[0]) as log:
     data = tables.read_arrays(snakemake.input.training)
     words = {"object": world.OBJECTS, "scene": world.SCENES, "colour": world.COLOURS}
     captions = world.caption_training_set(params.seed, "training", 0, len(data["images"]))
-    model = training.train_clip(
+    model = clip_training.train_clip(
         data,
         words,
         world.ABSENT_CONCEPTS,
@@ -17,10 +17,10 @@ with steps.logged(snakemake.log[0]) as log:
         params.seed + params.settings["seed"],
         log,
     )
-    training.save_clip(model, snakemake.output.weights)
+    clip_training.save_clip(model, snakemake.output.weights)
     encoder = clip_encoder.load_clip(snakemake.output.weights)
     held_out = tables.read_arrays(snakemake.input.held_out)
-    rows = training.evaluate_clip(encoder, held_out, words, params.clutter)
+    rows = clip_training.evaluate_clip(encoder, held_out, words, params.clutter)
     for row in rows:
         log(f"zero-shot {row['target']}, clutter {row['clutter']}: {row['accuracy']:.3f}")
     tables.write_table(rows, snakemake.output.accuracy, tables.ACCURACY)
