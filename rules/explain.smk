@@ -14,6 +14,7 @@ rule predict:
         LOGS / "predict-{model}-{batch}.log",
     benchmark:
         TIMES / "predict-{model}-{batch}.tsv"
+    priority: 20
     conda:
         "../envs/torch.yaml"
     threads: THREADS

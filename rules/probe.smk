@@ -11,6 +11,7 @@ rule gather_pictures:
         LOGS / "gather_pictures-{batch}.log",
     benchmark:
         TIMES / "gather_pictures-{batch}.tsv"
+    priority: 20
     conda:
         "../envs/base.yaml"
     threads: 1

@@ -67,6 +67,7 @@ rule train_classifier:
         LOGS / "train_classifier-{model}.log",
     benchmark:
         TIMES / "train_classifier-{model}.tsv"
+    priority: 30
     conda:
         "../envs/torch.yaml"
     threads: THREADS
@@ -98,6 +99,7 @@ rule train_clip:
         LOGS / "train_clip.log",
     benchmark:
         TIMES / "train_clip.tsv"
+    priority: 30
     conda:
         "../envs/torch.yaml"
     threads: THREADS

@@ -23,7 +23,7 @@ from .errors import ConsilienceError
 
 SETTINGS = {
     "lessons": 6000,
-    "epochs": 2.5,
+    "epochs": 4,
     "batch": 16,
     "learning_rate": 0.002,
     "weight_decay": 0.02,

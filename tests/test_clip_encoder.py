@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from consilience import clip_encoder, clip_training
+from consilience.errors import ConsilienceError
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "weights.pt"
+    clip_training.save_clip(clip_training.build_small_clip(0), path)
+    return clip_encoder.load_clip(path)
+
+
+def test_embeddings_have_length_one_whatever_the_batch(encoder):
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, (h, w, 3)).astype(np.uint8) for h, w in ((96, 96), (40, 70))]
+    pictures.append(Image.new("L", (30, 30), 90))
+    vectors = encoder.embed_pictures(pictures)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(encoder.embed_pictures(pictures, batch=1), vectors, atol=1e-5)
+
+
+def test_texts_are_those_of_the_package(encoder):
+    import clip
+
+    words = ["ball", "a red ball on grass"]
+    with torch.inference_mode():
+        expected = encoder.model.encode_text(clip.tokenize(words))
+    expected = expected / expected.norm(dim=1, keepdim=True)
+    np.testing.assert_allclose(encoder.embed_texts(words), expected, atol=1e-6)
+
+
+def test_templates_are_averaged(encoder):
+    one, two = (encoder.embed_texts(["ball"], [template]) for template in ("{}", "a photo of {}"))
+    mean = (one + two) / np.linalg.norm(one + two)
+    both = encoder.embed_texts(["ball"], ["{}", "a photo of {}"])
+    np.testing.assert_allclose(both, mean, atol=1e-6)
+    with pytest.raises(ConsilienceError, match="must hold"):
+        encoder.embed_texts(["ball"], ["a photo"])
+
+
+def test_nothing_embeds_to_nothing(encoder):
+    assert encoder.embed_pictures([]).shape == (0, 128)
+    assert encoder.embed_texts([]).shape == (0, 128)
+
+
+def test_a_text_that_is_too_long_is_named(encoder):
+    with pytest.raises(ConsilienceError, match=r"concept 'very very .*longer than the 77 tokens"):
+        encoder.embed_texts(["ball", "very " * 100])
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
+def test_a_file_that_is_no_clip_is_an_error(tmp_path, content):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(content)
+    with pytest.raises(ConsilienceError, match=r"weights.pt'.*(not a CLIP|cannot be read)"):
+        clip_encoder.load_clip(path)
+
+
+def test_a_name_that_is_neither_file_nor_model_is_an_error():
+    with pytest.raises(ConsilienceError, match=r"'ViT-B/61'.*did you mean 'ViT-B/16'"):
+        clip_encoder.load_clip("ViT-B/61")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"ball\nbox\n", ("ball", "box")),
+        (b"\xef\xbb\xbfball\r\nbox", ("ball", "box")),
+        (b"ball\n\n  \nbox\nball\n", ("ball", "box")),
+        ("café\n犬\n".encode(), ("café", "犬")),
+    ],
+)
+def test_concepts_are_read_one_a_line(tmp_path, content, words):
+    path = tmp_path / "words.txt"
+    path.write_bytes(content)
+    assert clip_encoder.read_concepts(path).words == words
+
+
+def test_what_was_left_out_is_said(tmp_path):
+    path = tmp_path / "words.txt"
+    path.write_bytes(b"ball\n\nbox\nball\n")
+    found = clip_encoder.read_concepts(path)
+    assert found.blank == (2,)
+    assert found.repeated == ((4, "ball"),)
+    assert "'ball' (line 4)" in str(found)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00", b"a\x00b\n"])
+def test_a_list_that_is_no_list_is_an_error(tmp_path, content):
+    path = tmp_path / "words.txt"
+    path.write_bytes(content)
+    with pytest.raises(ConsilienceError, match=r"words.txt"):
+        clip_encoder.read_concepts(path)
