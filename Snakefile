@@ -2,12 +2,15 @@
 #
 #   snakemake --cores 8                                       the default study (config.yaml)
 #   snakemake --cores 8 --configfile studies/photographs.yaml another one, merged over the default
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.27")
 
 
-configfile: "config.yaml"
+# Of the workflow, wherever Snakemake is run.
+configfile: str(Path(workflow.basedir) / "config.yaml")
 
 
 include: "rules/common.smk"
