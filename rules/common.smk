@@ -41,8 +41,8 @@ wildcard_constraints:
     method="|".join(STUDY["cam"]["methods"]),
 
 
-# glibc gives large tensors back to the system at every layer and takes them again; told not to,
-# convolutions run up to half as fast again. The library reaches the scripts by path, not by
+# glibc gives large tensors back to the system at every layer and takes them again, which costs time
+# on some machines (and made no difference on others): here it is told not to. The library reaches the scripts by path, not by
 # installation, so that other environments need not have it.
 shell.prefix(
     "export PYTHONPATH={library} OMP_NUM_THREADS={threads} "
