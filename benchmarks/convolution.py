@@ -29,7 +29,7 @@ def main() -> None:
     for architecture, side, keep in (("resnet18", 96, ["layer4"]), ("resnet18", 224, [])):
         direct = build_architecture(architecture, 10, keep).to(memory_format=torch.channels_last)
         fast = copy.deepcopy(direct)
-        accelerate(fast)
+        accelerate(fast, winograd=True)
         for batch in (16, 32):
             inputs = torch.randn(batch, 3, side, side)
             with torch.inference_mode():

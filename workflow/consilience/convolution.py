@@ -3,8 +3,9 @@
 A network that is asked about thousands of perturbed pictures spends its time in 3×3 convolutions.
 Direct convolution does 9 multiplications an output and channel; F(3×3, 3×3) does 25 on 9 outputs
 (Winograd, 1980; Lavin and Gray, 2016, https://arxiv.org/abs/1509.09308), as 25 matrix products,
-which is what BLAS does best. In float32 the error against float64 is about that of direct
-convolution (the tests hold it within four times); answers differ in the last digits.
+which is what BLAS does best. In float32 its error against float64 is up to some fifteen times that
+of direct convolution (1e-5 where outputs are of size one; the tests hold it); logits differ in the
+sixth digit. On processors with AVX-512 direct convolution is as fast and is kept there.
 """
 
 from __future__ import annotations
@@ -86,15 +87,22 @@ class WinogradConv2d(torch.nn.Conv2d):
         return output if self.bias is None else output + self.bias
 
 
-def accelerate(model: torch.nn.Module) -> int:
+def accelerate(model: torch.nn.Module, winograd: bool | None = None) -> int:
     """Let a float32 model on the processor convolve faster, in place, and say how many layers do.
+
+    ``winograd`` says whether to; by default, unless the processor has AVX-512, where it gained
+    nothing at 96 pixels and lost a seventh at 224 (``benchmarks/convolution.py``).
 
     Weights are laid out channels last, which is how the convolutions compute. Layers keep their
     names, parameters and hooks. Only convolutions that gain are changed: 3×3, stride 1, padding 1,
-    not grouped or dilated, with many channels. Which those are depends on their shapes alone, so
-    that the same model gives the same bytes on every run.
+    not grouped or dilated, with many channels. Which those are depends on their shapes and the
+    processor alone, so that the same model gives the same bytes on every run on one machine.
     """
     model.to(memory_format=torch.channels_last)
+    if winograd is None:
+        winograd = torch.backends.cpu.get_cpu_capability() != "AVX512"
+    if not winograd:
+        return 0
     changed = 0
     for module in model.modules():
         if (
