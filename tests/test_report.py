@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from consilience import agreement, dissection, localization, measures, report, tables, world
+from consilience import agreement, comparison, localization, measures, report, tables, world
 from consilience.errors import ConsilienceError
 from consilience.images import decode_png
 
@@ -180,8 +180,8 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
         accuracy=checked(accuracy, tables.ACCURACY),
         probe=checked(probe, tables.PICTURES),
         neurons=checked(labelled, tables.NEURONS),
-        concepts=checked(dissection.count_concepts(labelled), tables.CONCEPTS),
-        comparison=checked(dissection.compare_models(labelled), tables.COMPARISON),
+        concepts=checked(comparison.count_concepts(labelled), tables.CONCEPTS),
+        comparison=checked(comparison.compare_models(labelled), tables.COMPARISON),
         predictions=checked(predictions, tables.PREDICTIONS),
         views=checked(views, tables.VIEWS),
         heatmaps=checked(heatmaps, tables.HEATMAPS),

@@ -1,6 +1,6 @@
 """Label the neurons of a model with concepts."""
 
-from consilience import dissection, steps, tables, world
+from consilience import descriptions, dissection, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
@@ -18,4 +18,4 @@ with steps.logged(snakemake.log[0]) as log:
     )
     log(f"{len(neurons)} neurons")
     tables.write_table(neurons, snakemake.output.neurons, tables.NEURONS)
-    dissection.write_descriptions(neurons, snakemake.output.descriptions)
+    descriptions.write_descriptions(neurons, snakemake.output.descriptions)
