@@ -165,20 +165,52 @@ def rank_reorder(
             f"rank-reorder sorts the top {top_fraction:.0%} of the probe pictures, which of "
             f"{len(activations)} are fewer than two; add probe pictures"
         )
-    similarity = np.full((activations.shape[1], cosines.shape[1]), -np.inf)
+    similarity = np.empty((activations.shape[1], cosines.shape[1]))
     for neuron, pictures in enumerate(rank_pictures(activations, top_k)):
-        falling = activations[pictures, neuron].astype(np.float64)
-        rising = falling[::-1]
-        unordered = np.mean(np.abs(falling[:, None] - falling) ** p)
-        if unordered == 0:
-            continue  # all equally active: there is no order to find
-        near = cosines[pictures].astype(np.float64)
-        order = np.argsort(near, axis=0, kind="stable")
-        distance = np.mean(np.abs(falling[order] - rising[:, None]) ** p, axis=0)
-        mean = near.mean(axis=0)
-        known = mean > 0
-        similarity[neuron, known] = -distance[known] / unordered / mean[known] ** scale_p
+        similarity[neuron] = reorder(
+            activations[pictures, neuron], cosines[pictures], p=p, scale_p=scale_p
+        )
     return similarity
+
+
+def reorder(falling: np.ndarray, cosines: np.ndarray, *, p: float, scale_p: float) -> np.ndarray:
+    """Rank reorder of one neuron.
+
+    Parameters
+    ----------
+    falling
+        Activations of its top pictures, shape (pictures,), the strongest first.
+    cosines
+        Of the same pictures, shape (pictures, concepts).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (concepts,); minus infinity where it is undefined.
+    """
+    similarity = np.full(cosines.shape[1], -np.inf)
+    falling = falling.astype(np.float64)
+    rising = falling[::-1]
+    unordered = _mean_distance(falling, p)
+    if unordered == 0:
+        return similarity  # all equally active: there is no order to find
+    near = cosines.astype(np.float64)
+    order = np.argsort(near, axis=0, kind="stable")
+    distance = np.mean(np.abs(falling[order] - rising[:, None]) ** p, axis=0)
+    mean = near.mean(axis=0)
+    known = mean > 0
+    similarity[known] = -distance[known] / unordered / mean[known] ** scale_p
+    return similarity
+
+
+def _mean_distance(values: np.ndarray, p: float) -> float:
+    """Mean over all pairs of the distance to the power ``p``, a block of rows at a time."""
+    rows = max(1, 2**22 // len(values))
+    total = sum(
+        (np.abs(values[start : start + rows, None] - values) ** p).sum()
+        for start in range(0, len(values), rows)
+    )
+    return total / len(values) ** 2
 
 
 def cosine(activations: np.ndarray, cosines: np.ndarray) -> np.ndarray:
