@@ -461,17 +461,15 @@ class _Posteriors:
         these, shape (top_k, rows).
         """
         ranked = np.searchsorted(self.used, ranked)
-        everything = np.arange(len(self.used))
-        if len(self.used) <= _PICTURES:
-            runs = [
-                (slice(start, start + _ROWS), everything) for start in range(0, len(ranked), _ROWS)
-            ]
+        own = np.unique(ranked)
+        if len(own) <= _PICTURES:
+            most, pictures_of = _ROWS, lambda _rows: own
         else:
-            most = max(1, _PICTURES // ranked.shape[1])
-            runs = [
-                (slice(start, start + most), np.unique(ranked[start : start + most]))
-                for start in range(0, len(ranked), most)
-            ]
+            most, pictures_of = max(1, _PICTURES // ranked.shape[1]), np.unique
+        runs = []
+        for start in range(0, len(ranked), most):
+            rows = slice(start, start + most)
+            runs.append((rows, pictures_of(ranked[rows])))
         return [
             (rows, pictures, np.ascontiguousarray(np.searchsorted(pictures, ranked[rows]).T))
             for rows, pictures in runs
