@@ -134,6 +134,30 @@ def clip_files(wildcards=None):
     return [clip["path"]] if clip.get("path") else []
 
 
+def untrained_spec(name):
+    """The same for a network that was never trained, whose weights do not matter."""
+    return {
+        key: value
+        for key, value in model_spec(name).items()
+        if key not in ("weights", "checkpoint")
+    }
+
+
+def similarity_settings():
+    """The parameters of the study's similarity, without a temperature that is yet to be chosen."""
+    dissection = STUDY["dissection"]
+    settings = dissection.get(dissection["similarity"], {})
+    return ordered(
+        {key: value for key, value in settings.items() if value != "absent-words"}
+    )
+
+
+CHOOSES_TEMPERATURE = (
+    "absent-words"
+    in STUDY["dissection"].get(STUDY["dissection"]["similarity"], {}).values()
+)
+
+
 def lime_settings():
     """The study's LIME section with the parameters of the chosen segmentation only."""
     settings = dict(STUDY["lime"])
@@ -165,6 +189,7 @@ def final_tables():
         names += ["accuracy"]
     if DISSECTED or PUBLISHED:
         names += ["neurons", "concepts", "comparison"]
+        names += ["temperature"] if CHOOSES_TEMPERATURE else []
     if EXPLAINED:
         names += ["predictions"]
         if ACTS["agree"]:

@@ -85,15 +85,85 @@ rule extract_activations:
         "../workflow/scripts/extract_activations.py"
 
 
+rule extract_untrained:
+    input:
+        check=checked(),
+        classes=lambda wildcards: class_name_files([wildcards.model]),
+        pictures=RESULTS / "probe/{shard}.parquet",
+    output:
+        RESULTS / "dissect/{model}/untrained-{shard}.parquet",
+    log:
+        LOGS / "extract_untrained-{model}-{shard}.log",
+    benchmark:
+        TIMES / "extract_untrained-{model}-{shard}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code("extract_activations.py"),
+        model=lambda wildcards: untrained_spec(wildcards.model),
+        layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        untrained=True,
+        seed=SEED,
+        compute_threads=THREADS,
+    message:
+        "Show shard {wildcards.shard} to {wildcards.model} before any training"
+    script:
+        "../workflow/scripts/extract_activations.py"
+
+
+rule choose_temperature:
+    input:
+        activations=expand(
+            rules.extract_activations.output, model=DISSECTED, shard=SHARDS
+        ),
+        pictures=expand(rules.embed_probe.output, shard=SHARDS),
+        concepts=rules.embed_concepts.output,
+    output:
+        RESULTS / "tables/temperature.parquet",
+    log:
+        LOGS / "choose_temperature.log",
+    benchmark:
+        TIMES / "choose_temperature.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=code("choose_temperature.py"),
+        layers=[[name, MODELS[name]["dissect_layers"]] for name in DISSECTED],
+        held_out=STUDY["dissection"]["held_out"],
+        similarity=STUDY["dissection"]["similarity"],
+        settings={
+            key: value for key, value in similarity_settings().items() if key != "a"
+        },
+    message:
+        "Choose the temperature of the dissection"
+    script:
+        "../workflow/scripts/choose_temperature.py"
+
+
 rule label_neurons:
     input:
         activations=expand(
             rules.extract_activations.output, shard=SHARDS, allow_missing=True
         ),
+        untrained=(
+            expand(rules.extract_untrained.output, shard=SHARDS, allow_missing=True)
+            if STUDY["dissection"]["untrained"]
+            else []
+        ),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
         concepts=rules.embed_concepts.output,
+        temperature=rules.choose_temperature.output if CHOOSES_TEMPERATURE else [],
     output:
         neurons=RESULTS / "dissect/{model}/neurons.parquet",
+        resampled=RESULTS / "dissect/{model}/resampled.parquet",
         descriptions=RESULTS / "dissect/{model}/descriptions.csv",
     log:
         LOGS / "label_neurons-{model}.log",
@@ -108,7 +178,12 @@ rule label_neurons:
     params:
         code=code("label_neurons.py"),
         layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
-        settings=ordered(STUDY["dissection"]),
+        similarity=STUDY["dissection"]["similarity"],
+        settings=similarity_settings(),
+        held_out=STUDY["dissection"]["held_out"],
+        resamples=STUDY["dissection"]["resamples"],
+        significance=STUDY["dissection"]["significance"],
+        seed=SEED,
         world_words=STUDY["concepts"] == "world",
     message:
         "Label the neurons of {wildcards.model}"
@@ -144,6 +219,7 @@ rule compare_models:
     input:
         check=checked(),
         neurons=expand(rules.label_neurons.output.neurons, model=DISSECTED),
+        resampled=expand(rules.label_neurons.output.resampled, model=DISSECTED),
         concepts=rules.embed_concepts.output if DISSECTED else [],
         published=published_files(),
         categories=STUDY["comparison"]["categories"] or [],

@@ -27,6 +27,8 @@ def neuron(unit, concept, model="m", layer="l", similarity=1.0, absent=None):
         "similarity": similarity if concept else None,
         "rank": unit if concept else None,
         "absent": absent,
+        "candidates": [],
+        "doubts": [],
         "top_pictures": [],
     }
 

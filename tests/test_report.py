@@ -89,10 +89,12 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
                         "similarity": 1 - unit / 50,
                         "rank": unit,
                         "absent": word == "zebra",
+                        "candidates": [word],
+                        "doubts": [],
                         "top_pictures": [probe[int(i)]["name"] for i in rng.permutation(12)[:5]],
                     }
                 )
-    labelled[3] |= {"status": "constant", "top_pictures": []}
+    labelled[3] |= {"status": "constant", "candidates": [], "top_pictures": []}
     labelled[3] |= dict.fromkeys(("concept", "similarity", "rank", "absent"))
 
     predictions, views, heatmaps, lime, agreed, located = [], [], [], [], [], []

@@ -194,6 +194,13 @@ def _problems(study: Mapping) -> Iterator[str]:
             yield "probe: is empty; say where the probe pictures come from, or acts.dissect: false"
         if not any(model["dissect_layers"] for model in study["models"]):
             yield "models: none has dissect_layers; name layers, or acts.dissect: false"
+        similarity = study["dissection"]["similarity"]
+        chosen = study["dissection"].get(similarity, {}).get("a") == "absent-words"
+        if chosen and study["concepts"] != "world":
+            yield (
+                f"dissection.{similarity}.a: absent-words needs concepts: world, whose absent "
+                "words are known; give a number"
+            )
         if study["concepts"] is None:
             yield "concepts: is missing; name a text file with one word a line"
         elif study["concepts"] == "world":

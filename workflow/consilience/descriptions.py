@@ -182,8 +182,10 @@ def _neuron(where: str, model: str, layer: str, unit: int, label: str, similarit
         "status": "ok" if label else "undescribed",
         "concept": label or None,
         "similarity": value,
+        "candidates": [],
         "rank": None,
         "absent": None,
+        "doubts": [],
         "top_pictures": [],
     }
 

@@ -1,7 +1,10 @@
-"""Label the neurons of classifiers with concepts.
+"""Label the neurons of classifiers with concepts, and say what the labels are worth.
 
 The method is CLIP-Dissect (see :mod:`.similarity`): the label of a neuron is the concept whose
-similarity to it is greatest, the first in the list of concepts where several are.
+similarity to it is greatest, the first in the list of concepts where several are. What the label
+is worth is said by :mod:`.calibration`.
+
+Part of the probe pictures is held out: labels are made from the others and tested on these.
 
 A neuron whose activations are constant over the probe pictures, or not finite, gets no label but a
 status that says so, and has no part in the prior that soft-WPMI and WPMI take over a layer's
@@ -11,144 +14,96 @@ neurons. (The authors' code labels it by whichever pictures come first.)
 from __future__ import annotations
 
 import inspect
+import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from . import calibration
 from .errors import ConsilienceError
-from .similarity import SIMILARITIES, rank_pictures
-from .tables import stack_lists
+from .probe import (
+    ColumnStore,
+    ProbeSet,
+    RowStore,
+    StoredCosines,
+    TopPictures,
+    check_unit_length,
+    draw_weights,
+    keys_of,
+    sample,
+)
+from .similarity import SIMILARITIES, TERMS, Terms, reorder, scan_concepts
+from .tables import NEURONS, stack_lists
 
 TOP_PICTURES = 5
+CANDIDATES = 5
 
 # A neuron whose activations differ by less than this share of their size does not react to the
 # pictures: float32 rounding alone makes such differences.
 CONSTANT = 1e-6
 
+# Pictures at most that labels are tested on; that chance is drawn from; and that similarities
+# which are not sums over top pictures are calibrated on.
+HELD_OUT = 2048
+POOL = 4096
+SAMPLE = 4096
 
-def dissect_model(
-    model: str,
-    activations: pa.Table,
-    pictures: pa.Table,
-    concepts: pa.Table,
-    layers: Sequence[str],
-    similarity: str = "soft-wpmi",
-    settings: Mapping | None = None,
-    absent: Collection[str] | None = None,
-) -> list[dict]:
-    """Label the neurons of all dissected layers of a model.
+# Shuffles of the pictures where each neuron needs a distribution of its own.
+SHUFFLES = 199
 
-    Parameters
+
+@dataclass(frozen=True)
+class Concepts:
+    """The words that neurons can get.
+
+    Attributes
     ----------
-    model
-        Its name.
-    activations
-        Table ``ACTIVATIONS`` of all probe pictures, in any order.
-    pictures
-        Table ``EMBEDDINGS`` of the same pictures. They are taken in the order of their names.
-    concepts
-        Table ``EMBEDDINGS`` of the concepts, in the order that decides ties.
-    layers
-        The layers to label, in this order.
-    similarity, settings, absent
-        See :func:`label_neurons`.
-
-    Returns
-    -------
-    list of dict
-        Rows of the table ``NEURONS``.
-
-    Raises
-    ------
-    ConsilienceError
-        If the two tables are not of the same pictures, an embedding is not of unit length, or as
-        :func:`label_neurons` does.
-    """
-    pictures = pictures.sort_by("key")
-    names = pictures["key"].to_pylist()
-    embeddings = [stack_lists(table["values"]) for table in (pictures, concepts)]
-    for kind, vectors in zip(("picture", "concept"), embeddings, strict=True):
-        if vectors.size and not np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-3):
-            raise ConsilienceError(f"the {kind} embeddings are not all of unit length")
-    if embeddings[0].shape[1] != embeddings[1].shape[1]:
-        raise ConsilienceError("the picture and concept embeddings are not of one CLIP")
-    cosines = embeddings[0] @ embeddings[1].T
-    rows = []
-    for layer in layers:
-        own = activations.filter(pc.equal(activations["layer"], layer)).sort_by("picture")
-        found = own["picture"].to_pylist()
-        if found != names or len(set(names)) < len(names):
-            odd = sorted(set(found) ^ set(names))
-            raise ConsilienceError(
-                f"model {model!r}, layer {layer!r}: activations of {len(found)} probe pictures, "
-                f"embeddings of {len(names)}; "
-                + (f"{odd[0]!r} has only one of them" if odd else "a picture is there twice")
-            )
-        rows += label_neurons(
-            model,
-            layer,
-            stack_lists(own["values"]),
-            cosines,
-            concepts["key"].to_pylist(),
-            names,
-            similarity,
-            settings,
-            absent,
-        )
-    return rows
-
-
-def label_neurons(
-    model: str,
-    layer: str,
-    activations: np.ndarray,
-    cosines: np.ndarray,
-    concepts: Sequence[str],
-    picture_names: Sequence[str],
-    similarity: str = "soft-wpmi",
-    settings: Mapping | None = None,
-    absent: Collection[str] | None = None,
-) -> list[dict]:
-    """Label the neurons of one layer with the concept that is most similar to each.
-
-    Parameters
-    ----------
-    model, layer
-        Their names.
-    activations
-        Float, shape (pictures, neurons).
-    cosines
-        Float, shape (pictures, concepts): CLIP's cosine of each picture and concept.
-    concepts
-        One a column of ``cosines``; where several are equally similar, the first is the label.
-    picture_names
-        One a row.
-    similarity
-        A name of :data:`~.similarity.SIMILARITIES`.
-    settings
-        Arguments of that function; what is left out has CLIP-Dissect's value.
+    words
+        In the order that decides ties.
+    vectors
+        CLIP embeddings, float32, shape (concepts, dimensions), unit length.
     absent
-        Concepts that are known to occur in no picture; ``None`` where that is not known.
-
-    Returns
-    -------
-    list of dict
-        Rows of the table ``NEURONS``, one a neuron in order.
-
-    Raises
-    ------
-    ConsilienceError
-        If names, activations and cosines do not belong together, there is no such similarity or
-        setting, or as the similarity function does.
+        Words that are known to occur in no picture; ``None`` where that is not known.
     """
+
+    words: Sequence[str]
+    vectors: np.ndarray
+    absent: Collection[str] | None = None
+
+    @classmethod
+    def from_table(cls, table: pa.Table, absent: Collection[str] | None = None) -> Concepts:
+        """Take a table ``EMBEDDINGS``.
+
+        Raises
+        ------
+        ConsilienceError
+            If there is no concept, one is listed twice, or an embedding is not of unit length.
+        """
+        words = table["key"].to_pylist()
+        if not words:
+            raise ConsilienceError("neurons cannot be labelled without concepts")
+        if len(set(words)) < len(words):
+            raise ConsilienceError("a concept is listed twice; keep one")
+        vectors = np.ascontiguousarray(stack_lists(table["values"]))
+        check_unit_length(vectors, "concepts")
+        return cls(words, vectors, absent)
+
+    def halves(self) -> list[np.ndarray]:
+        """Cut the list in two, by the words alone; indices rise."""
+        order = np.argsort(keys_of(self.words), kind="stable")
+        return [np.sort(order[start::2]) for start in (0, 1)]
+
+
+def check_settings(similarity: str, settings: Mapping) -> None:
+    """Raise where there is no such similarity or it has no such setting."""
     function = SIMILARITIES.get(similarity)
     if function is None:
         raise ConsilienceError(
             f"there is no similarity {similarity!r}; it is one of {', '.join(SIMILARITIES)}"
         )
-    settings = dict(settings or {})
     known = {
         parameter.name
         for parameter in inspect.signature(function).parameters.values()
@@ -156,59 +111,616 @@ def label_neurons(
     }
     if unknown := sorted(set(settings) - known):
         raise ConsilienceError(f"similarity {similarity!r} has no setting {unknown[0]!r}")
-    if activations.shape[:1] != (len(picture_names),) or cosines.shape != (
-        len(picture_names),
-        len(concepts),
-    ):
-        raise ConsilienceError(
-            f"model {model!r}, layer {layer!r}: {len(picture_names)} pictures and {len(concepts)} "
-            f"concepts do not fit activations {activations.shape} and cosines {cosines.shape}"
-        )
-    if len(set(concepts)) < len(concepts):
-        raise ConsilienceError("a concept is listed twice; keep one")
-    if not len(concepts) or not len(picture_names):
-        raise ConsilienceError("neurons cannot be labelled without concepts and probe pictures")
 
-    finite = np.isfinite(activations).all(axis=0)
-    with np.errstate(invalid="ignore"):
-        reacts = np.ptp(activations, axis=0) > CONSTANT * np.abs(activations).max(axis=0)
-    status = np.where(~finite, "not-finite", np.where(reacts, "ok", "constant")).astype(object)
+
+def dissect_model(
+    model: str,
+    probe: ProbeSet,
+    concepts: Concepts,
+    layers: Sequence[str],
+    similarity: str = "soft-wpmi",
+    settings: Mapping | None = None,
+    *,
+    untrained: ProbeSet | None = None,
+    resamples: int = 0,
+    significance: float = 0.05,
+    seed: int = 0,
+) -> tuple[list[dict], list[dict]]:
+    """Label the neurons of all dissected layers of a model.
+
+    Parameters
+    ----------
+    model
+        Its name.
+    probe
+        Activations and embeddings of the probe pictures.
+    concepts
+        The words.
+    layers
+        The layers to label, in this order.
+    similarity, settings
+        A name of :data:`~.similarity.SIMILARITIES` and arguments of that function; what is left
+        out has CLIP-Dissect's value.
+    untrained
+        The same probe set seen by an untrained network of the same architecture; without it
+        ``beats_untrained`` and ``stands`` are not known.
+    resamples
+        How often neurons are labelled anew on resampled pictures.
+    significance
+        False discovery rate below which a label is not due to chance.
+    seed
+        Of the draws that stand for chance.
+
+    Returns
+    -------
+    tuple
+        Rows of the tables ``NEURONS`` and ``RESAMPLED``, by layer and unit.
+
+    Raises
+    ------
+    ConsilienceError
+        If files do not belong together, there are too few probe pictures, or there is no such
+        similarity or setting.
+    """
+    settings = dict(settings or {})
+    check_settings(similarity, settings)
+    keys = probe.keys()
+    neurons, resampled = [], []
+    for layer in layers:
+        rng = np.random.default_rng([seed, zlib.crc32(layer.encode())])
+        study = _Layer.collect(probe, keys, layer, similarity, settings, resamples)
+        found = study.find_labels(concepts, untrained, resamples, rng)
+        neurons += _describe(model, study, found, concepts, untrained is not None, significance)
+        labels = np.full((len(study.status), resamples), -1, dtype=np.int32)
+        labels[study.alive] = found.resampled
+        resampled += [
+            {"model": model, "layer": layer, "unit": unit, "concepts": row}
+            for unit, row in enumerate(labels)
+        ]
+    return neurons, resampled
+
+
+class _Best:
+    """The most similar concepts of each neuron, the first of equal ones first."""
+
+    def __init__(self, neurons: int, count: int):
+        self.values = np.full((neurons, count), -np.inf)
+        self.concepts = np.full((neurons, count), -1)
+
+    def add(self, block: slice, values: np.ndarray) -> None:
+        rows = np.flatnonzero((values > self.values[:, -1:]).any(axis=1))
+        merged = np.concatenate([self.values[rows], values[rows]], axis=1)
+        columns = np.broadcast_to(np.arange(block.start, block.stop), (len(rows), values.shape[1]))
+        columns = np.concatenate([self.concepts[rows], columns], axis=1)
+        order = np.argsort(-merged, axis=1, kind="stable")[:, : self.values.shape[1]]
+        self.values[rows] = np.take_along_axis(merged, order, axis=1)
+        self.concepts[rows] = np.take_along_axis(columns, order, axis=1)
+
+
+@dataclass
+class _Labels:
+    """What is found of the neurons that react: arrays of one row a neuron."""
+
+    best: _Best
+    names: dict[int, str]
+    resampled: np.ndarray
+    p: np.ndarray
+    untrained: np.ndarray = field(default_factory=lambda: np.empty(0))
+    auroc: dict[str, np.ndarray] = field(default_factory=dict)
+    stable_pictures: np.ndarray | None = None
+    stable_concepts: np.ndarray | None = None
+
+
+@dataclass
+class _Layer:
+    """One layer over the probe pictures, as much of it as fits memory."""
+
+    probe: ProbeSet
+    keys: np.ndarray
+    layer: str
+    similarity: str
+    settings: dict
+    parts: np.ndarray
+    status: np.ndarray
+    halves: list[TopPictures]
+    # Numbers of pictures, and the activations of the neurons that react on them.
+    held_out: np.ndarray
+    held_out_activations: np.ndarray
+    sampled: np.ndarray
+    sampled_activations: np.ndarray
+
+    @property
+    def alive(self) -> np.ndarray:
+        return np.flatnonzero(self.status == "ok")
+
+    @classmethod
+    def collect(cls, probe, keys, layer, similarity, settings, resamples=0) -> _Layer:
+        """Read the layer's activations once."""
+        parts = probe.parts(keys)
+        labelling = np.flatnonzero(parts < 2)
+        top_k = _terms(similarity, settings).top_k if similarity in TERMS else TOP_PICTURES
+        if similarity in TERMS and top_k > len(labelling):
+            raise ConsilienceError(
+                f"the {top_k} most activating pictures are asked for, but there are "
+                f"{len(labelling)} probe pictures to label neurons with (of {len(keys)}, the "
+                "others are held out); add probe pictures or lower top_k"
+            )
+        if not len(labelling):
+            raise ConsilienceError("neurons cannot be labelled without probe pictures")
+        held_out = sample(np.flatnonzero(parts == 2), keys, HELD_OUT)
+        # Sums over top pictures are calibrated exactly, the other similarities on a sample.
+        sampled = sample(labelling, keys, 0 if similarity in TERMS else SAMPLE)
+        # Resamples reach below the top pictures; Poisson weights leave six deviations of room.
+        depth = top_k + int(np.ceil(6 * np.sqrt(top_k))) if resamples else top_k
+        depth = max(depth, TOP_PICTURES)
+        halves = [TopPictures(depth), TopPictures(depth)]
+        kept: tuple[list, list] = ([], [])
+        low = high = finite = None
+        done = 0
+        for values in probe.read_activations(layer, keys):
+            start, done = done, done + len(values)
+            numbers = np.arange(start, done)
+            good = np.isfinite(values)
+            if not good.all():
+                values = np.where(good, values, 0)
+            least, most = values.min(axis=0), values.max(axis=0)
+            if low is None:
+                low, high, finite = least, most, good.all(axis=0)
+            if len(low) != values.shape[1]:
+                raise ConsilienceError(
+                    f"layer {layer!r} has {len(low)} and {values.shape[1]} neurons in different "
+                    "shards; delete its activations and run again"
+                )
+            low, high = np.minimum(low, least), np.maximum(high, most)
+            finite &= good.all(axis=0)
+            for half, top in enumerate(halves):
+                mine = parts[numbers] == half
+                if mine.any():
+                    top.add(values[mine], keys[numbers[mine]], numbers[mine])
+            for chosen, rows in zip((held_out, sampled), kept, strict=True):
+                rows.append(values[_between(chosen, start, done) - start])
+        reacts = high - low > CONSTANT * np.maximum(np.abs(low), np.abs(high))
+        status = np.where(~finite, "not-finite", np.where(reacts, "ok", "constant"))
+        alive = status == "ok"
+        held, sampled_rows = (np.concatenate(rows)[:, alive] for rows in kept)
+        return cls(
+            probe,
+            keys,
+            layer,
+            similarity,
+            settings,
+            parts,
+            status.astype(object),
+            halves,
+            held_out,
+            held,
+            sampled,
+            sampled_rows,
+        )
+
+    def top(self, half: int | None = None) -> TopPictures:
+        """Return the top pictures of the neurons that react, of a half or of both."""
+        whole = self.halves[0].merge(self.halves[1]) if half is None else self.halves[half]
+        own = TopPictures(whole.depth)
+        if whole.values is not None:
+            own.values, own.keys, own.pictures = (
+                array[self.alive] for array in (whole.values, whole.keys, whole.pictures)
+            )
+        return own
+
+    def find_labels(self, concepts, untrained, resamples, rng) -> _Labels:
+        """Label the neurons, and ask what the labels are worth."""
+        shown = self.top().pictures[:, :TOP_PICTURES]
+        if not len(self.alive):
+            nothing = np.empty((0, resamples), dtype=np.int32)
+            return _Labels(_Best(0, CANDIDATES), {}, nothing, np.empty(0))
+        find = self._sum_over_pictures if self.similarity in TERMS else self._compare_vectors
+        with ExitStack() as stack:
+            found = find(concepts, untrained, resamples, rng, shown, stack)
+        return found
+
+    def _store(self, numbers: Iterable[np.ndarray], concepts, shown, stack):
+        """Read the embeddings once; keep those of the given pictures, and the names to show."""
+        numbers = np.unique(np.concatenate([np.ravel(some) for some in numbers]))
+        store, names, done = stack.enter_context(RowStore()), {}, 0
+        shown = np.unique(shown)
+        for chunk, vectors in self.probe.read_embeddings():
+            if vectors.shape[1] != concepts.vectors.shape[1]:
+                raise ConsilienceError("the picture and concept embeddings are not of one CLIP")
+            start, done = done, done + len(chunk)
+            store.append(vectors[_between(numbers, start, done) - start])
+            names |= {n: chunk[n - start] for n in _between(shown, start, done).tolist()}
+        return StoredCosines(store, numbers, concepts.vectors), names
+
+    def _test_on_held_out(self, cosines: StoredCosines, best: _Best) -> dict[str, np.ndarray]:
+        """See :func:`~.calibration.compare_auroc`."""
+        rows = np.searchsorted(cosines.numbers, self.held_out)
+        pictures = cosines.store.read(rows)
+        second = best.concepts[:, min(1, best.concepts.shape[1] - 1)]
+        first, second = (
+            pictures @ cosines.vectors[np.maximum(found, 0)].T
+            for found in (best.concepts[:, 0], second)
+        )
+        return calibration.compare_auroc(self.held_out_activations, first, second)
+
+    def _sum_over_pictures(self, concepts, untrained, resamples, rng, shown, stack) -> _Labels:
+        """WPMI and soft-WPMI: only top pictures count, of whatever neurons and draws."""
+        terms = _terms(self.similarity, self.settings)
+        top, halves = self.top(), [self.top(0), self.top(1)]
+        labelling = np.flatnonzero(self.parts < 2)
+        pool = sample(labelling, self.keys, max(POOL, terms.top_k))
+        rankings = {"label": top.pictures[:, : terms.top_k]}
+        rankings["chance"] = _draw(pool, calibration.DRAWS * len(self.alive), terms.top_k, rng)
+        if untrained is not None:
+            # Its neurons stand against the prior of those that are judged.
+            other = _Layer.collect(untrained, self.keys, self.layer, self.similarity, self.settings)
+            if len(other.alive):
+                rankings["untrained"] = other.top().pictures[:, : terms.top_k]
+        for resample in range(resamples):
+            rankings[f"resample {resample}"] = _resample(top, terms.top_k, resample)
+        cosines, names = self._store(
+            [*rankings.values(), self.held_out, *(half.pictures for half in halves)],
+            concepts,
+            shown,
+            stack,
+        )
+        best = {
+            name: _Best(len(ranked), CANDIDATES if name == "label" else 1)
+            for name, ranked in rankings.items()
+        }
+        prior_of = {name: "label" for name in ("chance", "untrained") if name in rankings}
+        for block, values in scan_concepts(cosines, rankings, terms, prior_of):
+            for name, found in values.items():
+                best[name].add(block, found)
+        label = best["label"].concepts[:, 0]
+        columns = [best[f"resample {n}"].concepts for n in range(resamples)]
+        return _Labels(
+            best=best["label"],
+            names=names,
+            resampled=np.concatenate(columns, axis=1)
+            if columns
+            else np.empty((len(label), 0), dtype=np.int32),
+            p=calibration.p_values(best["label"].values[:, 0], best["chance"].values[:, 0]),
+            untrained=best["untrained"].values[:, 0] if "untrained" in best else np.empty(0),
+            auroc=self._test_on_held_out(cosines, best["label"]),
+            stable_pictures=self._compare_halves(cosines, halves),
+            stable_concepts=self._leave_concepts_out(cosines, concepts, rankings, terms, label),
+        )
+
+    def _compare_halves(self, cosines, halves: list[TopPictures]) -> np.ndarray | None:
+        """Whether both halves of the pictures, and half as many top pictures, give one label."""
+        top_k = max(1, _terms(self.similarity, self.settings).top_k // 2)
+        if any(half.values is None or half.values.shape[1] < top_k for half in halves):
+            return None
+        terms = _terms(self.similarity, {**self.settings, "top_k": top_k})
+        rankings = {str(n): half.pictures[:, :top_k] for n, half in enumerate(halves)}
+        best = {name: _Best(len(ranked), 1) for name, ranked in rankings.items()}
+        for block, values in scan_concepts(cosines, rankings, terms):
+            for name, found in values.items():
+                best[name].add(block, found)
+        first, second = (found.concepts[:, 0] for found in best.values())
+        return (first == second) & (first >= 0)
+
+    def _leave_concepts_out(self, cosines, concepts, rankings, terms, label) -> np.ndarray:
+        """Whether the label stays when the half of the concepts that it is not in is left out."""
+        stays = np.zeros(len(label), dtype=bool)
+        for half in concepts.halves():
+            if not len(half):
+                continue
+            fewer = StoredCosines(cosines.store, cosines.numbers, concepts.vectors[half])
+            best = _Best(len(label), 1)
+            for block, values in scan_concepts(fewer, {"label": rankings["label"]}, terms):
+                best.add(block, values["label"])
+            stays |= np.where(best.concepts[:, 0] >= 0, half[best.concepts[:, 0]], -1) == label
+        return stays
+
+    def _compare_vectors(self, concepts, untrained, resamples, rng, shown, stack) -> _Labels:
+        """The other similarities: all pictures count; what is found is calibrated on a sample."""
+        function = SIMILARITIES[self.similarity]
+        best = _Best(len(self.alive), CANDIDATES)
+        for rows, block, values in _SCANS[self.similarity](self, concepts, stack):
+            part = _Best(0, CANDIDATES)
+            part.values, part.concepts = best.values[rows], best.concepts[rows]
+            part.add(block, values)
+            best.values[rows], best.concepts[rows] = part.values, part.concepts
+        cosines, names = self._store([self.sampled, self.held_out], concepts, shown, stack)
+        # In the order of their keys, which decides where functions go by the order of rows.
+        order = np.argsort(self.keys[self.sampled], kind="stable")
+        sampled, activations = self.sampled[order], self.sampled_activations[order]
+        near = cosines.store.read(np.searchsorted(cosines.numbers, sampled)) @ concepts.vectors.T
+        compare = lambda a, c: function(a, c, **self.settings)  # noqa: E731
+        null = np.array(
+            [
+                compare(activations, near[rng.permutation(len(near))]).max(axis=1)
+                for _ in range(SHUFFLES)
+            ]
+        )
+        halves = [self.parts[sampled] == half for half in (0, 1)]
+        try:
+            labels = [compare(activations[half], near[half]).argmax(axis=1) for half in halves]
+        except ConsilienceError:  # too few pictures in a half
+            labels = None
+        resampled = np.empty((len(self.alive), resamples), dtype=np.int32)
+        for resample in range(resamples):
+            often = draw_weights(self.keys[sampled], resample)
+            again = np.repeat(np.arange(len(near)), often)
+            resampled[:, resample] = compare(activations[again], near[again]).argmax(axis=1)
+        of_untrained = np.empty(0)
+        if untrained is not None:
+            other = _Layer.collect(untrained, self.keys, self.layer, self.similarity, self.settings)
+            of_untrained = compare(other.sampled_activations[order], near).max(axis=1)
+        return _Labels(
+            best=best,
+            names=names,
+            resampled=resampled,
+            p=calibration.p_values(compare(activations, near).max(axis=1), null),
+            untrained=of_untrained,
+            auroc=self._test_on_held_out(cosines, best),
+            stable_pictures=None if labels is None else labels[0] == labels[1],
+            # What a concept scores does not depend on the others.
+            stable_concepts=np.ones(len(self.alive), dtype=bool),
+        )
+
+    def labelling_pictures(self, activations: np.ndarray, start: int) -> np.ndarray:
+        """Say which of the rows from picture ``start`` on labels are made from."""
+        return self.parts[start : start + len(activations)] < 2
+
+
+def _scan_cosine(study: _Layer, concepts: Concepts, stack, power: int = 1, min_norm=None):
+    """Cosines of columns from running sums; cubed and centred ones take a pass for the means."""
+    alive, centres = study.alive, (0.0, 0.0)
+    floor = np.finfo(np.float64).tiny if min_norm is None else min_norm
+
+    def read():
+        done = 0
+        for activations, vectors in study.probe.read_both(study.layer, study.keys):
+            mine = study.labelling_pictures(activations, done)
+            done += len(activations)
+            near = vectors[mine] @ concepts.vectors.T
+            yield activations[mine][:, alive].astype(np.float64), near.astype(np.float64)
+
+    if power > 1:
+        count, sums = 0, [0.0, 0.0]
+        for pair in read():
+            count += len(pair[0])
+            sums = [total + values.sum(axis=0) for total, values in zip(sums, pair, strict=True)]
+        centres = tuple(total / count for total in sums)
+    products, squares = 0.0, [0.0, 0.0]
+    for pair in read():
+        a, c = ((values - m) ** power for values, m in zip(pair, centres, strict=True))
+        products = products + a.T @ c
+        squares = [
+            total + (values**2).sum(axis=0) for total, values in zip(squares, (a, c), strict=True)
+        ]
+    norms = [np.maximum(np.sqrt(total), floor) for total in squares]
+    products /= norms[0][:, None]
+    products /= norms[1]
+    yield slice(None), slice(0, len(concepts.words)), products
+
+
+def _scan_cosine_cubed(study: _Layer, concepts: Concepts, stack):
+    return _scan_cosine(study, concepts, stack, 3, study.settings.get("min_norm", 1e-3))
+
+
+def _scan_rank_reorder(study: _Layer, concepts: Concepts, stack):
+    """One neuron after another; its top pictures grow with the probe set and lie on disk."""
+    settings = {
+        name: study.settings.get(name, parameter.default)
+        for name, parameter in inspect.signature(SIMILARITIES["rank-reorder"]).parameters.items()
+        if parameter.kind == parameter.KEYWORD_ONLY
+    }
+    labelling = np.flatnonzero(study.parts < 2)
+    top_k = int(len(labelling) * settings.pop("top_fraction"))
+    if top_k < 2:
+        raise ConsilienceError(
+            f"rank-reorder sorts the top pictures of {len(labelling)} probe pictures, which are "
+            f"{top_k}; add probe pictures or raise top_fraction"
+        )
+    columns, store = (stack.enter_context(kind()) for kind in (ColumnStore, RowStore))
+    done = 0
+    for activations, vectors in study.probe.read_both(study.layer, study.keys):
+        mine = study.labelling_pictures(activations, done)
+        done += len(activations)
+        columns.append(activations[mine])
+        store.append(vectors[mine])
+    keys = study.keys[labelling]
+    for row, unit in enumerate(study.alive):
+        values = columns.read(unit)
+        least = np.partition(values, len(values) - top_k)[len(values) - top_k]
+        chosen = np.flatnonzero(values >= least)
+        chosen = chosen[np.lexsort((keys[chosen], -values[chosen]))[:top_k]]
+        vectors = store.read(chosen)
+        for start in range(0, len(concepts.words), 128):
+            block = slice(start, min(start + 128, len(concepts.words)))
+            near = vectors @ concepts.vectors[block].T
+            yield slice(row, row + 1), block, reorder(values[chosen], near, **settings)[None]
+
+
+_SCANS = {
+    "cosine": _scan_cosine,
+    "cosine-cubed": _scan_cosine_cubed,
+    "rank-reorder": _scan_rank_reorder,
+}
+
+
+def _terms(similarity: str, settings: Mapping) -> Terms:
+    return TERMS[similarity](**settings)
+
+
+def _between(numbers: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Those of rising numbers that lie in [start, stop)."""
+    return numbers[np.searchsorted(numbers, start) : np.searchsorted(numbers, stop)]
+
+
+def _draw(pool: np.ndarray, draws: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw ``count`` different pictures of the pool, many times; shape (draws, count)."""
+    drawn = np.empty((draws, count), dtype=np.int64)
+    for start in range(0, draws, 1024):
+        places = rng.random((min(1024, draws - start), len(pool)), dtype=np.float32)
+        drawn[start : start + 1024] = places.argsort(axis=1)[:, :count]
+    return pool[drawn]
+
+
+def _resample(top: TopPictures, count: int, resample: int) -> np.ndarray:
+    """Top pictures of each neuron in a resample of all pictures, shape (neurons, count).
+
+    A picture that is drawn twice has two ranks. Should all that is kept of a neuron be too little,
+    its weakest picture fills the rest.
+    """
+    filled = np.cumsum(draw_weights(top.keys, resample), axis=1)
+    # Rank r is held by the first picture up to which more than r have been drawn.
+    places = np.stack([np.searchsorted(row, np.arange(count), side="right") for row in filled])
+    places = np.minimum(places, filled.shape[1] - 1)
+    return np.take_along_axis(top.pictures, places, axis=1)
+
+
+def _describe(model, study: _Layer, found: _Labels, concepts, asked, significance) -> list[dict]:
+    """Make rows of the table ``NEURONS``."""
     rows = [
         {
+            **dict.fromkeys(NEURONS.names),
             "model": model,
-            "layer": layer,
+            "layer": study.layer,
             "unit": unit,
-            "status": why,
-            "concept": None,
-            "similarity": None,
-            "rank": None,
-            "absent": None,
+            "status": status,
+            "candidates": [],
+            "doubts": [],
             "top_pictures": [],
         }
-        for unit, why in enumerate(status)
+        for unit, status in enumerate(study.status)
     ]
-    alive = np.flatnonzero(status == "ok")
-    if not len(alive):
-        return rows
-
-    similarities = function(activations[:, alive], cosines, **settings)
-    best = similarities.argmax(axis=1)
-    values = similarities[np.arange(len(alive)), best]
-    top = rank_pictures(activations[:, alive], min(TOP_PICTURES, len(picture_names)))
-    for unit, concept, value, shown in zip(alive, best, values, top, strict=True):
-        if not np.isfinite(value):
-            rows[unit]["status"] = "undefined"
+    best, words = found.best, concepts.words
+    top = study.top().pictures
+    q = calibration.adjust(found.p)
+    threshold = None
+    if len(found.untrained):
+        threshold = np.quantile(found.untrained, calibration.UNTRAINED_QUANTILE)
+    elif asked:  # an untrained network none of whose neurons reacts
+        threshold = -np.inf
+    for index, unit in enumerate(study.alive):
+        row = rows[unit]
+        values = best.values[index]
+        if best.concepts[index, 0] < 0 or not np.isfinite(values[0]):
+            row["status"] = "undefined"
             continue
-        rows[unit].update(
-            concept=concepts[concept],
-            similarity=float(value),
-            absent=None if absent is None else concepts[concept] in absent,
-            top_pictures=[picture_names[index] for index in shown],
-        )
-    for rank, row in enumerate(sorted(_labelled(rows), key=lambda row: -row["similarity"])):
+        ranked = [words[place] for place in best.concepts[index] if place >= 0]
+        area = {
+            name: None if np.isnan(column[index]) else float(column[index])
+            for name, column in found.auroc.items()
+        }
+        row |= {
+            "concept": ranked[0],
+            "similarity": float(values[0]),
+            "absent": None if concepts.absent is None else ranked[0] in concepts.absent,
+            "candidates": ranked,
+            "margin": float(values[0] - values[1]) if np.isfinite(values[1]) else None,
+            "p_value": float(found.p[index]),
+            "q_value": float(q[index]),
+            "beats_untrained": None if threshold is None else bool(values[0] > threshold),
+            **area,
+            "stable_pictures": None
+            if found.stable_pictures is None
+            else bool(found.stable_pictures[index]),
+            "stable_concepts": bool(found.stable_concepts[index]),
+            "top_pictures": [found.names[n] for n in top[index, :TOP_PICTURES].tolist()],
+        }
+        row |= _judge(row, significance)
+    labelled = [row for row in rows if row["status"] == "ok"]
+    for rank, row in enumerate(sorted(labelled, key=lambda row: -row["similarity"])):
         row["rank"] = rank
     return rows
 
 
-def _labelled(rows: Iterable[Mapping]) -> list:
-    return [row for row in rows if row["concept"] is not None]
+def _judge(row: Mapping, significance: float) -> dict:
+    """Say whether a label stands: see :mod:`.calibration`."""
+    low, area, other = row["auroc_low"], row["auroc"], row["runner_up_auroc"]
+    answers = {
+        "chance": row["q_value"] <= significance,
+        "untrained": row["beats_untrained"],
+        "held-out": None
+        if low is None
+        else bool(low > 0.5 and (len(row["candidates"]) < 2 or area > other)),
+    }
+    doubts = [name for name, passed in answers.items() if passed is False]
+    known = None not in answers.values()
+    return {"stands": (not doubts) if doubts or known else None, "doubts": doubts}
+
+
+TEMPERATURES = (20.0, 10.0, 5.0, 2.0, 1.0, 0.5)
+"""Candidates for the inverse temperature, the paper's own among them."""
+
+
+def choose_temperature(
+    probes: Mapping[str, tuple[ProbeSet, Sequence[str]]],
+    concepts: Concepts,
+    similarity: str,
+    settings: Mapping,
+) -> list[dict]:
+    """Choose the temperature that gives the fewest neurons a word that never occurs.
+
+    Half of the absent words, drawn by the words alone, decide; what is then reported is the share
+    of neurons that get one of the other half.
+
+    Parameters
+    ----------
+    probes
+        By model, its probe set and its layers.
+    concepts
+        With the absent words.
+    similarity, settings
+        A name of :data:`~.similarity.TERMS` and its settings but ``a``.
+
+    Returns
+    -------
+    list of dict
+        Rows of the table ``TEMPERATURE``. The share is taken over all neurons of all models; of
+        equal candidates the greatest, nearest to the paper's way, is chosen.
+
+    Raises
+    ------
+    ConsilienceError
+        If no words are known to be absent, or the similarity has no temperature.
+    """
+    if similarity not in TERMS:
+        raise ConsilienceError(f"similarity {similarity!r} has no temperature a to choose")
+    absent = [word for word in concepts.words if word in (concepts.absent or ())]
+    if len(absent) < 2:
+        raise ConsilienceError(
+            "a: absent-words needs concepts that are known to occur in no picture, as those of "
+            "the rendered world; give a number"
+        )
+    order = [absent[place] for place in np.argsort(keys_of(absent), kind="stable")]
+    deciding, reported = set(order[::2]), set(order[1::2])
+    rows = []
+    for model, (probe, layers) in probes.items():
+        keys = probe.keys()
+        for layer in layers:
+            study = _Layer.collect(probe, keys, layer, similarity, settings)
+            if not len(study.alive):
+                continue
+            ranked = study.top().pictures[:, : _terms(similarity, settings).top_k]
+            with ExitStack() as stack:
+                cosines, _ = study._store([ranked], concepts, ranked[:0], stack)
+                for a in TEMPERATURES:
+                    best = _Best(len(ranked), 1)
+                    terms = _terms(similarity, {**settings, "a": a})
+                    for block, values in scan_concepts(cosines, {"label": ranked}, terms):
+                        best.add(block, values["label"])
+                    labels = [concepts.words[place] for place in best.concepts[:, 0]]
+                    rows.append(
+                        {
+                            "model": model,
+                            "layer": layer,
+                            "a": a,
+                            "labelled_neurons": len(labels),
+                            "share_chosen_on": np.mean([word in deciding for word in labels]),
+                            "share_reported": np.mean([word in reported for word in labels]),
+                        }
+                    )
+
+    def absent_neurons(a: float) -> float:
+        mine = (row for row in rows if row["a"] == a)
+        return sum(round(row["share_chosen_on"] * row["labelled_neurons"]) for row in mine)
+
+    chosen = min(TEMPERATURES, key=lambda a: (absent_neurons(a), -a))
+    return [{**row, "chosen": row["a"] == chosen} for row in rows]

@@ -17,14 +17,19 @@ stronger; the authors' code leaves this open.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from .errors import ConsilienceError
 
-# Concepts worked on at a time, so that the buffers of some 2,000 neurons stay in the cache.
+# Concepts and neurons worked on at a time, so that the buffers stay in the cache.
 _BLOCK = 128
+_ROWS = 2048
+# Pictures whose cosines are held at a time, which bounds memory however many there are.
+_PICTURES = 8192
 
 
 def rank_pictures(activations: np.ndarray, top_k: int) -> np.ndarray:
@@ -103,14 +108,8 @@ def soft_wpmi(
     ConsilienceError
         If shapes do not fit, a value is not finite, or a setting is out of range.
     """
-    if not (0 < p_start <= 1 and 0 <= p_end <= 1):
-        raise ConsilienceError(
-            f"soft-WPMI needs 0 < p_start <= 1 and 0 <= p_end <= 1, not {p_start} and {p_end}"
-        )
-    weights = p_start - np.arange(top_k) / top_k * (p_start - p_end)
-    return _mutual_information(
-        activations, cosines, weights, 1 - weights + min_prob, a=a, lam=lam, min_prob=min_prob
-    )
+    terms = soft_wpmi_terms(top_k, a, lam, p_start, p_end, min_prob)
+    return _mutual_information(activations, cosines, terms)
 
 
 def wpmi(
@@ -126,10 +125,7 @@ def wpmi(
 
     As :func:`soft_wpmi` with log P(B|c) = Σ_r log(P(c|x_r) + min_prob).
     """
-    weights = np.ones(top_k)
-    return _mutual_information(
-        activations, cosines, weights, min_prob * weights, a=a, lam=lam, min_prob=min_prob
-    )
+    return _mutual_information(activations, cosines, wpmi_terms(top_k, a, lam, min_prob))
 
 
 def rank_reorder(
@@ -169,20 +165,52 @@ def rank_reorder(
             f"rank-reorder sorts the top {top_fraction:.0%} of the probe pictures, which of "
             f"{len(activations)} are fewer than two; add probe pictures"
         )
-    similarity = np.full((activations.shape[1], cosines.shape[1]), -np.inf)
+    similarity = np.empty((activations.shape[1], cosines.shape[1]))
     for neuron, pictures in enumerate(rank_pictures(activations, top_k)):
-        falling = activations[pictures, neuron].astype(np.float64)
-        rising = falling[::-1]
-        unordered = np.mean(np.abs(falling[:, None] - falling) ** p)
-        if unordered == 0:
-            continue  # all equally active: there is no order to find
-        near = cosines[pictures].astype(np.float64)
-        order = np.argsort(near, axis=0, kind="stable")
-        distance = np.mean(np.abs(falling[order] - rising[:, None]) ** p, axis=0)
-        mean = near.mean(axis=0)
-        known = mean > 0
-        similarity[neuron, known] = -distance[known] / unordered / mean[known] ** scale_p
+        similarity[neuron] = reorder(
+            activations[pictures, neuron], cosines[pictures], p=p, scale_p=scale_p
+        )
     return similarity
+
+
+def reorder(falling: np.ndarray, cosines: np.ndarray, *, p: float, scale_p: float) -> np.ndarray:
+    """Rank reorder of one neuron.
+
+    Parameters
+    ----------
+    falling
+        Activations of its top pictures, shape (pictures,), the strongest first.
+    cosines
+        Of the same pictures, shape (pictures, concepts).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (concepts,); minus infinity where it is undefined.
+    """
+    similarity = np.full(cosines.shape[1], -np.inf)
+    falling = falling.astype(np.float64)
+    rising = falling[::-1]
+    unordered = _mean_distance(falling, p)
+    if unordered == 0:
+        return similarity  # all equally active: there is no order to find
+    near = cosines.astype(np.float64)
+    order = np.argsort(near, axis=0, kind="stable")
+    distance = np.mean(np.abs(falling[order] - rising[:, None]) ** p, axis=0)
+    mean = near.mean(axis=0)
+    known = mean > 0
+    similarity[known] = -distance[known] / unordered / mean[known] ** scale_p
+    return similarity
+
+
+def _mean_distance(values: np.ndarray, p: float) -> float:
+    """Mean over all pairs of the distance to the power ``p``, a block of rows at a time."""
+    rows = max(1, 2**22 // len(values))
+    total = sum(
+        (np.abs(values[start : start + rows, None] - values) ** p).sum()
+        for start in range(0, len(values), rows)
+    )
+    return total / len(values) ** 2
 
 
 def cosine(activations: np.ndarray, cosines: np.ndarray) -> np.ndarray:
@@ -252,8 +280,97 @@ def _cosine_of_columns(activations, cosines, prepare, min_norm) -> np.ndarray:
     return similarity
 
 
-def _mutual_information(activations, cosines, weights, floors, *, a, lam, min_prob) -> np.ndarray:
-    """Σ_r log(weights_r P(c|x_r) + floors_r), less ``lam`` times the log of its mean over neurons.
+@dataclass(frozen=True)
+class Terms:
+    """What WPMI and soft-WPMI add up: Σ_r log(weights_r P(c|x_r) + floors_r), less the prior.
+
+    Attributes
+    ----------
+    weights, floors
+        float64, shape (top_k,), positive.
+    a
+        Inverse temperature of the softmax over concepts.
+    lam
+        Weight of the prior.
+    """
+
+    weights: np.ndarray
+    floors: np.ndarray
+    a: float
+    lam: float
+
+    def __post_init__(self):
+        if not self.a > 0:
+            raise ConsilienceError(f"the inverse temperature a must be positive, not {self.a}")
+
+    @property
+    def top_k(self) -> int:
+        return len(self.weights)
+
+
+def soft_wpmi_terms(
+    top_k: int = 100,
+    a: float = 10.0,
+    lam: float = 1.0,
+    p_start: float = 0.998,
+    p_end: float = 0.97,
+    min_prob: float = 1e-7,
+) -> Terms:
+    """Return what :func:`soft_wpmi` adds up."""
+    if not (0 < p_start <= 1 and 0 <= p_end <= 1):
+        raise ConsilienceError(
+            f"soft-WPMI needs 0 < p_start <= 1 and 0 <= p_end <= 1, not {p_start} and {p_end}"
+        )
+    weights = p_start - np.arange(top_k) / top_k * (p_start - p_end)
+    return Terms(weights, 1 - weights + _floor(min_prob), a, lam)
+
+
+def wpmi_terms(top_k: int = 28, a: float = 2.0, lam: float = 0.6, min_prob: float = 1e-7) -> Terms:
+    """Return what :func:`wpmi` adds up."""
+    return Terms(np.ones(top_k), np.full(top_k, _floor(min_prob)), a, lam)
+
+
+TERMS = {"soft-wpmi": soft_wpmi_terms, "wpmi": wpmi_terms}
+"""The similarities that are sums over a neuron's top pictures, and what makes their terms."""
+
+
+def _floor(min_prob: float) -> float:
+    if not 1e-12 <= min_prob < 1:
+        raise ConsilienceError(f"min_prob must lie between 1e-12 and 1, not at {min_prob}")
+    return min_prob
+
+
+class Cosines(Protocol):
+    """The cosines of pictures and concepts, wherever they come from."""
+
+    concepts: int
+    precision: type
+
+    def block(self, pictures: np.ndarray, columns: slice) -> np.ndarray:
+        """Return a copy, shape (pictures, columns), contiguous."""
+        ...
+
+
+class CosineMatrix:
+    """Cosines that are held in memory, shape (pictures, concepts)."""
+
+    def __init__(self, cosines: np.ndarray):
+        self.values = cosines
+        self.concepts = cosines.shape[1]
+        self.precision = np.float64 if cosines.dtype == np.float64 else np.float32
+
+    def block(self, pictures: np.ndarray, columns: slice) -> np.ndarray:
+        # Columns first: a copy of few of them is all that is then gathered from.
+        return self.values[:, columns].astype(self.precision)[pictures]
+
+
+def scan_concepts(
+    cosines: Cosines,
+    rankings: Mapping[str, np.ndarray],
+    terms: Terms,
+    prior_of: Mapping[str, str] | None = None,
+) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+    """Work out WPMI or soft-WPMI for several rankings at once, a block of concepts at a time.
 
     Two identities keep this fast and exact in the cosines' own precision. The factor of rank r is
     weights_r (P + floors_r / weights_r), so that one rank costs a gather, a sum and a product, and
@@ -262,58 +379,145 @@ def _mutual_information(activations, cosines, weights, floors, *, a, lam, min_pr
     hundreds below it, where float32 ends at 3e-5 and the differences between concepts would be
     lost when the prior is subtracted. That constant returns in float64 at the end (for
     ``lam`` = 1 it cancels), and sums over groups and all that follows are in float64.
+
+    Parameters
+    ----------
+    cosines
+        Of all pictures that the rankings point at.
+    rankings
+        By name: integers, shape (neurons, top_k), the pictures that speak for each neuron, the
+        strongest first.
+    terms
+        What is added up.
+    prior_of
+        For a ranking, the name of the one whose neurons make its prior; by default its own. That
+        one must come first.
+
+    Yields
+    ------
+    tuple
+        The block of concepts, and by ranking the similarity, float64, shape (neurons, width).
     """
+    prior_of = prior_of or {}
+    shifts = terms.floors / terms.weights
+    centres = shifts + 1 / cosines.concepts
+    plan = _Plan(_group_ranks(shifts), shifts, centres)
+    constant = np.log(terms.weights * centres).sum()
+    posteriors = _Posteriors(cosines, rankings, terms.a)
+    parts = {name: posteriors.cut(ranked) for name, ranked in rankings.items()}
+    for block in _blocks(cosines.concepts):
+        priors: dict[str, np.ndarray] = {}
+        similarities = {}
+        for name, ranked in rankings.items():
+            width = min(block.stop, cosines.concepts) - block.start
+            logs = np.empty((len(ranked), width))
+            for rows, pictures, local in parts[name]:
+                _add_logs(logs[rows], posteriors.block(pictures, block), local, plan)
+            if name not in prior_of:
+                largest = logs.max(axis=0)
+                priors[name] = largest + np.log(np.exp(logs - largest).mean(axis=0))
+            prior = priors[prior_of.get(name, name)]
+            similarities[name] = logs - terms.lam * prior + (1 - terms.lam) * constant
+        yield slice(block.start, block.start + width), similarities
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the ranks are multiplied up: see :func:`scan_concepts`."""
+
+    groups: list[range]
+    shifts: np.ndarray
+    centres: np.ndarray
+
+
+class _Posteriors:
+    """P(c|x) of the pictures that rankings point at, a block of concepts at a time."""
+
+    def __init__(self, cosines: Cosines, rankings: Mapping[str, np.ndarray], a: float):
+        self.cosines, self.a = cosines, cosines.precision(a)
+        used = [np.unique(ranked) for ranked in rankings.values()]
+        self.used = np.unique(np.concatenate(used))
+        self.highest = np.full((len(self.used), 1), -np.inf, dtype=cosines.precision)
+        total = np.zeros((len(self.used), 1))
+        for start in range(0, len(self.used), _PICTURES):
+            few = slice(start, start + _PICTURES)
+            # The largest cosine is not known before all are seen: sums are moved along with it.
+            for block in _blocks(cosines.concepts):
+                values = cosines.block(self.used[few], block)
+                highest = np.maximum(self.highest[few], values.max(axis=1, keepdims=True))
+                with np.errstate(under="ignore"):
+                    total[few] *= np.exp(np.float64(self.a) * (self.highest[few] - highest))
+                self.highest[few] = highest
+                total[few] += self._exponentials(values, highest).sum(
+                    axis=1, dtype=np.float64, keepdims=True
+                )
+        self.total = total.astype(cosines.precision)
+        self.last: tuple = (None, None, None)
+
+    def cut(self, ranked: np.ndarray) -> list[tuple[slice, np.ndarray, np.ndarray]]:
+        """Cut neurons into runs that few enough pictures speak for.
+
+        Each is given by its rows, its pictures (positions in ``used``) and the ranking in terms of
+        these, shape (top_k, rows).
+        """
+        ranked = np.searchsorted(self.used, ranked)
+        everything = np.arange(len(self.used))
+        if len(self.used) <= _PICTURES:
+            runs = [
+                (slice(start, start + _ROWS), everything) for start in range(0, len(ranked), _ROWS)
+            ]
+        else:
+            most = max(1, _PICTURES // ranked.shape[1])
+            runs = [
+                (slice(start, start + most), np.unique(ranked[start : start + most]))
+                for start in range(0, len(ranked), most)
+            ]
+        return [
+            (rows, pictures, np.ascontiguousarray(np.searchsorted(pictures, ranked[rows]).T))
+            for rows, pictures in runs
+        ]
+
+    def block(self, pictures: np.ndarray, columns: slice) -> np.ndarray:
+        """P(c|x), shape (pictures, columns); not to be written to."""
+        if self.last[0] is not pictures or self.last[1] != columns:
+            values = self.cosines.block(self.used[pictures], columns)
+            values = self._exponentials(values, self.highest[pictures])
+            values /= self.total[pictures]
+            self.last = (pictures, columns, values)
+        return self.last[2]
+
+    def _exponentials(self, values: np.ndarray, highest: np.ndarray) -> np.ndarray:
+        """Softmax without its denominator, in place."""
+        values -= highest
+        values *= self.a
+        return np.exp(values, out=values)
+
+
+def _add_logs(logs: np.ndarray, posteriors: np.ndarray, ranked: np.ndarray, plan: _Plan) -> None:
+    """Write Σ_r log((P + shift_r) / centre_r) into ``logs``, shape (neurons, width)."""
+    factor, product = np.empty((2, *logs.shape), dtype=posteriors.dtype)
+    precision = posteriors.dtype.type
+    logs[:] = 0
+    for group in plan.groups:
+        # mode="clip" lets numpy write straight into `out`; no index is out of range.
+        np.take(posteriors, ranked[group.start], axis=0, out=product, mode="clip")
+        product += precision(plan.shifts[group.start])
+        for rank in group[1:]:
+            np.take(posteriors, ranked[rank], axis=0, out=factor, mode="clip")
+            factor += precision(plan.shifts[rank])
+            product *= factor
+        product *= precision(1 / np.prod(plan.centres[group.start : group.stop]))
+        logs += np.log(product, out=product)
+
+
+def _mutual_information(activations, cosines, terms: Terms) -> np.ndarray:
+    """WPMI or soft-WPMI of matrices in memory."""
     _check(activations, cosines)
-    if not a > 0:
-        raise ConsilienceError(f"the inverse temperature a must be positive, not {a}")
-    if not 1e-12 <= min_prob < 1:
-        raise ConsilienceError(f"min_prob must lie between 1e-12 and 1, not at {min_prob}")
-    concepts = cosines.shape[1]
-    neurons = activations.shape[1]
-    precision = np.float64 if cosines.dtype == np.float64 else np.float32
-    ranked = np.ascontiguousarray(rank_pictures(activations, len(weights)).T)
-    shifts = floors / weights
-    centres = shifts + 1 / concepts
-    groups = _group_ranks(shifts)
-    constant = np.log(weights * centres).sum()
-
-    cosines = cosines.astype(precision, copy=False)
-    highest = cosines.max(axis=1, keepdims=True)
-    total = np.zeros((len(cosines), 1))
-    for block in _blocks(concepts):
-        total += _exponentials(cosines[:, block], highest, a).sum(
-            axis=1, dtype=np.float64, keepdims=True
-        )
-    total = total.astype(precision)
-
-    information = np.empty((neurons, concepts))
-    for block in _blocks(concepts):
-        probabilities = _exponentials(cosines[:, block], highest, a)
-        probabilities /= total
-        width = probabilities.shape[1]
-        factor, product = np.empty((2, neurons, width), dtype=precision)
-        logs = np.zeros((neurons, width))
-        for group in groups:
-            # mode="clip" lets numpy write straight into `out`; no index is out of range.
-            np.take(probabilities, ranked[group.start], axis=0, out=product, mode="clip")
-            product += precision(shifts[group.start])
-            for rank in group[1:]:
-                np.take(probabilities, ranked[rank], axis=0, out=factor, mode="clip")
-                factor += precision(shifts[rank])
-                product *= factor
-            product *= precision(1 / np.prod(centres[group.start : group.stop]))
-            logs += np.log(product, out=product)
-        largest = logs.max(axis=0)
-        prior = largest + np.log(np.exp(logs - largest).mean(axis=0))
-        information[:, block] = logs - lam * prior + (1 - lam) * constant
+    ranked = rank_pictures(activations, terms.top_k)
+    information = np.empty((activations.shape[1], cosines.shape[1]))
+    for block, found in scan_concepts(CosineMatrix(cosines), {"neurons": ranked}, terms):
+        information[:, block] = found["neurons"]
     return information
-
-
-def _exponentials(cosines: np.ndarray, highest: np.ndarray, a: float) -> np.ndarray:
-    """Softmax without its denominator; ``highest`` is each row's maximum over all concepts."""
-    values = cosines - highest
-    values *= values.dtype.type(a)
-    return np.exp(values, out=values)
 
 
 def _group_ranks(shifts: np.ndarray) -> list[range]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import ConsilienceError
@@ -97,14 +98,63 @@ NEURONS = _schema(
     concept=_optional(_text),
     # Value of the similarity function; comparable within one layer of one model only.
     similarity=_optional(_real),
+    # The five most similar concepts, the label first, the runner-up second; and how much more
+    # similar the label is than the runner-up (null where there is one concept only).
+    candidates=pa.list_(_text),
+    margin=_optional(_real),
     # Place of the neuron among its layer's by similarity, 0 the most similar.
     rank=_optional(_index),
     # Whether the word is one that never occurs in the world; null where that is not known.
     absent=_optional(pa.bool_()),
+    # Probability of so great a similarity to any concept were the neuron independent of the
+    # pictures, and the same adjusted over the layer (Benjamini and Hochberg).
+    p_value=_optional(_real),
+    q_value=_optional(_real),
+    # Whether the similarity is above the 95th percentile of an untrained network's neurons.
+    beats_untrained=_optional(pa.bool_()),
+    # How well the label's cosines tell the held-out pictures that activate the neuron most from
+    # the others, with a 95 % interval; and the same of the runner-up.
+    auroc=_optional(_real),
+    auroc_low=_optional(_real),
+    auroc_high=_optional(_real),
+    runner_up_auroc=_optional(_real),
+    # Whether the label is the same from either half of the pictures, and when half of the other
+    # concepts are left out.
+    stable_pictures=_optional(pa.bool_()),
+    stable_concepts=_optional(pa.bool_()),
+    # Whether the label stands, and else what speaks against it: chance, untrained, held-out. Null
+    # where not all three could be asked.
+    stands=_optional(pa.bool_()),
+    doubts=pa.list_(_text),
     # Names of the pictures that activate the neuron most, the strongest first.
     top_pictures=pa.list_(_text),
 )
 """One row a neuron: the concept that labels it."""
+
+RESAMPLED = _schema(
+    model=_text,
+    layer=_text,
+    unit=_index,
+    # For each resample of the probe pictures the place of the neuron's label in the list of
+    # concepts, -1 where it has none.
+    concepts=pa.list_(_index),
+)
+"""One row a neuron: its labels under resampling of the probe pictures."""
+
+TEMPERATURE = _schema(
+    model=_text,
+    layer=_text,
+    # Inverse temperature of the softmax over concepts.
+    a=_real,
+    # Neurons labelled; and of these the share labelled with an absent word of the half that a is
+    # chosen on, and of the half that is left for reporting.
+    labelled_neurons=_index,
+    share_chosen_on=_real,
+    share_reported=_real,
+    # Whether this is the value that the study uses.
+    chosen=pa.bool_(),
+)
+"""One row a model, layer and candidate for the temperature."""
 
 CONCEPTS = _schema(
     model=_text,
@@ -320,8 +370,17 @@ def make_table(rows: Iterable[Mapping], schema: pa.Schema) -> pa.Table:
     return table
 
 
-def write_table(table: pa.Table | Iterable[Mapping], path: str | Path, schema: pa.Schema) -> None:
-    """Write a table of ``schema`` (or dictionaries that make one) to ``path``, atomically."""
+def write_table(
+    table: pa.Table | Iterable[Mapping],
+    path: str | Path,
+    schema: pa.Schema,
+    group_by: str | None = None,
+) -> None:
+    """Write a table of ``schema`` (or dictionaries that make one) to ``path``, atomically.
+
+    With ``group_by``, a column of text, rows of one value lie together in the file, in their own
+    order, so that a reader of that value reads nothing else.
+    """
     if not isinstance(table, pa.Table):
         table = make_table(table, schema)
     if said := _differences(table.schema, schema):
@@ -330,7 +389,38 @@ def write_table(table: pa.Table | Iterable[Mapping], path: str | Path, schema: p
         table = table.select(schema.names).cast(schema)
     except ValueError as error:  # a null where none may be
         raise ConsilienceError(f"{path}: the table to write does not fit ({error})") from None
-    write_atomically(path, lambda part: pq.write_table(table, part, compression="zstd"))
+
+    def write(part: str) -> None:
+        groups = [table]
+        if group_by:
+            values = dict.fromkeys(table[group_by].to_pylist())
+            groups = [table.filter(pc.equal(table[group_by], value)) for value in values]
+        with pq.ParquetWriter(part, schema, compression="zstd") as writer:
+            for group in groups:
+                writer.write_table(group)
+
+    write_atomically(path, write)
+
+
+def open_table(path: str | Path, schema: pa.Schema) -> pq.ParquetFile:
+    """Open a Parquet file for reading in parts, and hold it against ``schema``.
+
+    Raises
+    ------
+    ConsilienceError
+        If the file is missing or no Parquet file, or its schema is another: names the file and the
+        difference.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise ConsilienceError(f"{path}: no such table; run the step that makes it") from None
+    except (OSError, ValueError) as error:  # what Arrow raises depends on what is broken
+        reason = str(error).strip().splitlines()[0]
+        raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
+    if said := _differences(file.schema_arrow, schema):
+        raise ConsilienceError(f"{path}: {'; '.join(said)}; delete it and run again")
+    return file
 
 
 def read_table(paths: str | Path | Sequence[str | Path], schema: pa.Schema) -> pa.Table:
@@ -339,21 +429,17 @@ def read_table(paths: str | Path | Sequence[str | Path], schema: pa.Schema) -> p
     Raises
     ------
     ConsilienceError
-        If a file is missing or no Parquet file, or its schema is another: names the file and the
-        difference.
+        As :func:`open_table` does.
     """
+    paths = [paths] if isinstance(paths, str | Path) else paths
     parts = []
-    for path in [paths] if isinstance(paths, str | Path) else paths:
+    for path in paths:
+        file = open_table(path, schema)
         try:
-            part = pq.ParquetFile(path).read()
-        except FileNotFoundError:
-            raise ConsilienceError(f"{path}: no such table; run the step that makes it") from None
-        except (OSError, ValueError) as error:  # what Arrow raises depends on what is broken
+            parts.append(file.read().select(schema.names).cast(schema))
+        except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
-        if said := _differences(part.schema, schema):
-            raise ConsilienceError(f"{path}: {'; '.join(said)}; delete it and run again")
-        parts.append(part.select(schema.names).cast(schema))
     return pa.concat_tables(parts) if parts else schema.empty_table()
 
 

@@ -31,9 +31,7 @@ with steps.logged(snakemake.log[0]) as log:
         categories, absent = world.categories(), world.ABSENT_CONCEPTS
     if given.get("categories"):
         categories = descriptions.read_categories(given.categories)
-    resampled = None
-    if given.get("resampled"):
-        resampled = tables.read_rows(given.resampled, tables.RESAMPLED)
+    resampled = tables.read_rows(given.resampled, tables.RESAMPLED)
     compared = comparison.compare_models(rows, params.top, resampled, concepts, categories, absent)
 
     vectors = tables.stack_lists(embedded["values"])

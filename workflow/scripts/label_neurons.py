@@ -1,21 +1,32 @@
 """Label the neurons of a model with concepts."""
 
-from consilience import descriptions, dissection, steps, tables, world
+from consilience import descriptions, dissection, probe, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
-    params = snakemake.params
+    params, files = snakemake.params, snakemake.input
+    absent = world.ABSENT_CONCEPTS if params.world_words else None
+    embedded = tables.read_table(files.concepts, tables.EMBEDDINGS)
     settings = dict(params.settings)
-    similarity = settings.pop("similarity")
-    neurons = dissection.dissect_model(
+    if files.get("temperature"):
+        candidates = tables.read_rows(files.temperature, tables.TEMPERATURE)
+        settings["a"] = next(row["a"] for row in candidates if row["chosen"])
+    untrained = files.get("untrained")
+    neurons, resampled = dissection.dissect_model(
         snakemake.wildcards.model,
-        tables.read_table(snakemake.input.activations, tables.ACTIVATIONS),
-        tables.read_table(snakemake.input.pictures, tables.EMBEDDINGS),
-        tables.read_table(snakemake.input.concepts, tables.EMBEDDINGS),
+        probe.ProbeSet(files.activations, files.pictures, params.held_out),
+        dissection.Concepts.from_table(embedded, absent),
         params.layers,
-        similarity,
+        params.similarity,
         settings,
-        world.ABSENT_CONCEPTS if params.world_words else None,
+        untrained=untrained and probe.ProbeSet(untrained, files.pictures, params.held_out),
+        resamples=params.resamples,
+        significance=params.significance,
+        seed=params.seed,
     )
-    log(f"{len(neurons)} neurons")
+    for layer in params.layers:
+        mine = [row for row in neurons if row["layer"] == layer]
+        stands = sum(bool(row.get("stands")) for row in mine)
+        log(f"{layer}: {len(mine)} neurons, the labels of {stands} stand")
     tables.write_table(neurons, snakemake.output.neurons, tables.NEURONS)
+    tables.write_table(resampled, snakemake.output.resampled, tables.RESAMPLED)
     descriptions.write_descriptions(neurons, snakemake.output.descriptions)

@@ -1,0 +1,20 @@
+"""Choose the temperature of the softmax over concepts, for all models together."""
+
+from consilience import dissection, probe, steps, tables, world
+
+with steps.logged(snakemake.log[0]) as log:
+    params, files = snakemake.params, snakemake.input
+    embedded = tables.read_table(files.concepts, tables.EMBEDDINGS)
+    shards = len(files.pictures)
+    probes = {}
+    for n, (model, layers) in enumerate(params.layers):
+        own = files.activations[n * shards : (n + 1) * shards]
+        probes[model] = (probe.ProbeSet(own, files.pictures, params.held_out), layers)
+    rows = dissection.choose_temperature(
+        probes,
+        dissection.Concepts.from_table(embedded, world.ABSENT_CONCEPTS),
+        params.similarity,
+        params.settings,
+    )
+    log(f"a = {next(row['a'] for row in rows if row['chosen'])}")
+    tables.write_table(rows, snakemake.output[0], tables.TEMPERATURE)
