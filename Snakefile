@@ -32,5 +32,6 @@ rule all:
     input:
         RESULTS / "check.json",
         final_tables(),
+        neuron_cards(),
         explain_params(),
         [RESULTS / "report.html"] if ACTS["report"] else [],

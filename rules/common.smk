@@ -32,6 +32,7 @@ EXPLAINED = [name for name, model in MODELS.items() if model["explain"]]
 EXPLAINED = EXPLAINED if ACTS["cam"] or ACTS["lime"] else []
 DISSECTED = [name for name, model in MODELS.items() if model["dissect_layers"]]
 DISSECTED = DISSECTED if ACTS["dissect"] else []
+PUBLISHED = STUDY["published"]
 
 
 wildcard_constraints:
@@ -186,7 +187,7 @@ def final_tables():
     names = []
     if TRAINED:
         names += ["accuracy"]
-    if DISSECTED:
+    if DISSECTED or PUBLISHED:
         names += ["neurons", "concepts", "comparison"]
         names += ["temperature"] if CHOOSES_TEMPERATURE else []
     if EXPLAINED:
@@ -205,6 +206,20 @@ def explain_params():
     """The files of parameters that LIME explained each model with."""
     names = EXPLAINED if ACTS["lime"] else []
     return [RESULTS / "explain" / name / "explain_params.pkl" for name in names]
+
+
+def published_files():
+    """The files of published descriptions."""
+    return [
+        path
+        for entry in PUBLISHED
+        for path in ([entry["path"]] if "path" in entry else entry["paths"].values())
+    ]
+
+
+def neuron_cards():
+    """The folders of pictures of each model's neurons."""
+    return [RESULTS / "dissect" / name / "cards" for name in DISSECTED]
 
 
 def scattered(kind):
@@ -233,7 +248,8 @@ def explanations(wildcards):
 def report_parts(wildcards):
     """Everything the page shows, by name; what the study does not have is not there."""
     parts = {path.stem: path for path in final_tables()}
-    parts["pictures"] = expand(RESULTS / "pictures/{batch}.parquet", batch=BATCHES)
+    if STUDY["pictures"]:
+        parts["pictures"] = expand(RESULTS / "pictures/{batch}.parquet", batch=BATCHES)
     parts["views"] = scattered("views")
     if ACTS["cam"]:
         parts["heatmaps"] = scattered("heatmaps")

@@ -191,13 +191,41 @@ rule label_neurons:
         "../workflow/scripts/label_neurons.py"
 
 
+rule draw_neuron_cards:
+    input:
+        neurons=rules.label_neurons.output.neurons,
+        pictures=expand(RESULTS / "probe/{shard}.parquet", shard=SHARDS),
+    output:
+        directory(RESULTS / "dissect/{model}/cards"),
+    log:
+        LOGS / "draw_neuron_cards-{model}.log",
+    benchmark:
+        TIMES / "draw_neuron_cards-{model}.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+    params:
+        code=code("draw_neuron_cards.py"),
+    message:
+        "Draw the neurons of {wildcards.model}"
+    script:
+        "../workflow/scripts/draw_neuron_cards.py"
+
+
 rule compare_models:
     input:
         check=checked(),
         neurons=expand(rules.label_neurons.output.neurons, model=DISSECTED),
-        concepts=rules.embed_concepts.output,
+        resampled=expand(rules.label_neurons.output.resampled, model=DISSECTED),
+        concepts=rules.embed_concepts.output if DISSECTED else [],
+        published=published_files(),
+        categories=STUDY["comparison"]["categories"] or [],
     output:
         neurons=RESULTS / "tables/neurons.parquet",
+        descriptions=RESULTS / "tables/neurons.csv",
         concepts=RESULTS / "tables/concepts.parquet",
         comparison=RESULTS / "tables/comparison.parquet",
     log:
@@ -208,10 +236,13 @@ rule compare_models:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
+        mem_mb=2000,
         runtime=10,
     params:
         code=code("compare_models.py"),
+        published=ordered(PUBLISHED),
+        top=STUDY["comparison"]["top"],
+        world_words=STUDY["concepts"] == "world",
     message:
         "Compare what the models learned"
     script:

@@ -50,7 +50,8 @@ def test_defaults_do_not_touch_what_was_given(default):
         ("cam.methods", ["gradcam"], r"^cam.methods\[0\]: 'gradcam'.*'grad-cam'"),
         ("study", "../other", r"^study: '../other' does not match"),
         ("seed", -1, r"^seed: -1 is less than the minimum"),
-        ("models", [], r"^models: \[\]"),
+        ("models", [], r"^models: is empty"),
+        ("pictures", [], r"^pictures: is empty"),
         ("models.0.weights", "X", r"^models\[0\]: give exactly one of .* has train and weights"),
         ("models.0.cam_layer", None, r"cam_layer: is missing"),
         ("models.1.name", "object-net", r"'object-net' is given twice"),
@@ -62,6 +63,31 @@ def test_defaults_do_not_touch_what_was_given(default):
         ("clip", {"path": "nowhere.pt"}, r"clip.path: there is no file 'nowhere.pt'"),
         ("concepts", "words.txt", r"concepts: there is no file 'words.txt'"),
         ("probe", [], r"probe: is empty"),
+        (
+            "comparison",
+            {"categories": "no.csv"},
+            r"comparison.categories: there is no file 'no.csv",
+        ),
+        (
+            "published",
+            [{"name": "object-net", "format": "clip-dissect", "path": "config.yaml"}],
+            r"'object-net' is given twice",
+        ),
+        (
+            "published",
+            [{"name": "x", "format": "clip-dissect", "path": "a", "paths": {"l": "b"}}],
+            r"^published\[0\]: give exactly one of path, paths",
+        ),
+        (
+            "published",
+            [{"name": "x", "format": "netdissect", "path": "config.yaml"}],
+            r"^published\[0\] \(x\): netdissect is one file a layer; give paths",
+        ),
+        (
+            "published",
+            [{"name": "x", "format": "netdissect", "paths": {"fc": "gone.csv"}}],
+            r"^published\[0\] \(x\).paths.fc: there is no file 'gone.csv'",
+        ),
     ],
 )
 def test_each_mistake_is_named_with_key_and_value(default, key, value, said):
@@ -114,6 +140,22 @@ def test_the_photographs_study_inherits_nothing_of_the_world(default, tmp_path):
     assert "'world'" not in str({key: value for key, value in study.items() if key != "world"})
 
 
+def test_a_study_of_published_descriptions_needs_no_model(default, tmp_path):
+    from snakemake.utils import update_config
+
+    update_config(default, read_yaml("studies/published.yaml"))
+    for entry in default["published"]:
+        path = tmp_path / f"{entry['name']}.csv"
+        path.touch()
+        if "path" in entry:
+            entry["path"] = str(path)
+        else:
+            entry["paths"] = dict.fromkeys(entry["paths"], str(path))
+    study = resolve_study(default)
+    assert study["models"] == study["pictures"] == study["probe"] == []
+    assert study["world"] is study["clip"] is study["concepts"] is None
+
+
 def walk(schema, path=""):
     for key, sub in schema.get("properties", {}).items():
         yield f"{path}{key}", sub, key in schema.get("required", ())
@@ -124,7 +166,7 @@ def walk(schema, path=""):
 
 def test_every_key_of_the_schema_has_a_description_and_a_default():
     # Keys without which an alternative would not be that alternative have none.
-    chosen = re.compile(r"world|folder|train|weights|checkpoint|path|name|labels")
+    chosen = re.compile(r"world|folder|train|weights|checkpoint|path|paths|name|labels")
     for key, sub, required in walk(yaml.safe_load(SCHEMA.read_text())):
         assert sub.get("description"), f"{key} has no description"
         if not required and not chosen.fullmatch(key.split(".")[-1]):

@@ -89,10 +89,12 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
                         "similarity": 1 - unit / 50,
                         "rank": unit,
                         "absent": word == "zebra",
+                        "candidates": [word],
+                        "doubts": [],
                         "top_pictures": [probe[int(i)]["name"] for i in rng.permutation(12)[:5]],
                     }
                 )
-    labelled[3] |= {"status": "constant", "top_pictures": []}
+    labelled[3] |= {"status": "constant", "candidates": [], "top_pictures": []}
     labelled[3] |= dict.fromkeys(("concept", "similarity", "rank", "absent"))
 
     predictions, views, heatmaps, lime, agreed, located = [], [], [], [], [], []
@@ -322,6 +324,71 @@ def test_every_summary_value_is_shown(content, page):
         for row in rows:
             for key in ("mean", "median", "chance"):
                 assert row[key] is None or row[key] in shown
+
+
+def test_comparison_is_shown_with_its_intervals(content):
+    """Diversity, overlap and categories; each with the interval that the table has."""
+    rng = np.random.default_rng(0)
+    words = ("ball", "box", "brick", "water", "red", "zebra")
+    resampled = [
+        {key: row[key] for key in ("model", "layer", "unit")}
+        | {"concepts": rng.integers(-1, len(words), 30).tolist()}
+        for row in content.neurons
+    ]
+    standing = [row | {"stands": row["unit"] % 2 == 0} for row in content.neurons]
+    kinds = world.categories() | {"zebra": "absent"}
+    compared = comparison.compare_models(standing, 50, resampled, words, kinds, {"zebra"})
+    compared = tables.make_table(compared, tables.COMPARISON).to_pylist()
+    html = report.render_report(replace(content, comparison=compared), draw_nothing)
+    page = Page(html)
+    for row in compared:
+        metric, ends = row["metric"], (row["low"], row["high"])
+        if metric == "rarefied_concepts":
+            interval = [report.format_fixed(end, 1) for end in ends]
+        elif metric in ("jaccard", "rarefied_difference"):
+            interval = [report.format_fixed(end) for end in ends]
+        elif metric in (*report.COMPARISON_MEASURES, "share_category", "share_absent"):
+            interval = [report.format_percent(end) for end in ends]
+            interval[0] = interval[0].removesuffix("\N{NO-BREAK SPACE}%")
+        elif metric == "share_standing":
+            interval = None
+        else:
+            continue
+        assert row["value"] in page.numbers["neurons"], row
+        assert interval is None or f"<small>{' to '.join(interval)}</small>" in html, row
+    assert "over resamples of the probe pictures" in page.text["neurons"]
+    assert '<th scope="col" class="n">colour</th>' in html
+    assert "uncategorised" not in page.text["neurons"]
+
+
+def test_published_descriptions_are_taken_as_given(content):
+    named = {"name": "elsewhere", "format": "clip-dissect", "path": "x.csv"}
+    given = [
+        row | {"model": "elsewhere", "absent": None, "rank": None, "similarity": None}
+        for row in content.neurons
+        if row["model"] == "scene-net"
+    ]
+    given = [row | {"concept": f"word {row['unit']:03}", "top_pictures": []} for row in given]
+    given += [given[0] | {"unit": 100 + i, "concept": f"word {100 + i}"} for i in range(80)]
+
+    def page(rows, models):
+        study = STUDY | {"published": [named], "models": models, "world": None}
+        alone = report.Content(
+            study=study,
+            neurons=rows,
+            concepts=comparison.count_concepts(rows),
+            comparison=comparison.compare_models(rows),
+        )
+        return Page(report.render_report(alone)).text
+
+    alone = page(given, [])
+    assert "elsewhere are published descriptions" in alone["neurons"]
+    assert "CLIP-Dissect gives" not in alone["neurons"]
+    assert "Soft weighted" not in alone["method"]
+    assert "elsewhere" in alone["answer"]
+    beside = page([*content.neurons, *given], STUDY["models"])
+    assert "CLIP-Dissect gives" in beside["neurons"]
+    assert "and 44 more" in beside["neurons"]  # of 104 words that no other has
 
 
 def test_every_picture_has_an_anchor_and_alternative_texts(content, page):

@@ -66,6 +66,10 @@ def test_every_act_has_its_table(miniature):
     neurons = results(miniature, "neurons", tables.NEURONS)
     assert len(neurons) == 2 * (512 + 10)
     assert {row["status"] for row in neurons} <= {"ok", "constant"}
+    folder = miniature / "results/miniature"
+    assert len((folder / "tables/neurons.csv").read_text().splitlines()) == 1 + len(neurons)
+    cards = {path.name for path in (folder / "dissect/object-net/cards").iterdir()}
+    assert cards == {"layer4-1.png", "layer4-2.png", "fc-1.png"}
 
     agreement = results(miniature, "agreement", tables.AGREEMENT)
     assert {row["picture"] for row in agreement} == pictures
@@ -131,7 +135,13 @@ AFTER_EXPLAINING = {"compare_explanations": 2, "summarise": 1, "write_report": 1
         ("lime: {quickshift: {ratio: 0.5}}", {"write_report": 1, "all": 1}),
         (
             "dissection: {a: 2}",
-            {"label_neurons": 2, "compare_models": 1, "write_report": 1, "all": 1},
+            {
+                "label_neurons": 2,
+                "draw_neuron_cards": 2,
+                "compare_models": 1,
+                "write_report": 1,
+                "all": 1,
+            },
         ),
         ("title: Another", {"write_report": 1, "all": 1}),
         ("agreement: {bootstrap: 500}", {"summarise": 1, "write_report": 1, "all": 1}),
@@ -200,3 +210,26 @@ def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
     assert all(-1 <= value <= 1 for value in spearman)
     assert not (folder / "world").exists()
     assert "squeezenet" in (folder / "report.html").read_text()
+
+
+def test_published_descriptions_are_compared_without_a_model(real_data, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/published").symlink_to(real_data / "published")
+    snakemake(tmp_path, "--cores", "2", studies=[REPOSITORY / "studies/published.yaml"])
+    folder = tmp_path / "results/published"
+    compared = tables.read_rows(folder / "tables/comparison.parquet", tables.COMPARISON)
+    values = {
+        (row["layer"], row["metric"]): row["value"]
+        for row in compared
+        if (row["model_a"], row["model_b"]) == ("clip-dissect", "netdissect")
+    }
+    assert 0 < values["layer4", "jaccard"] < 1
+    assert values["layer3", "jaccard"] is None
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
+        "benchmarks",
+        "logs",
+        "tables",
+    ]
+    page = (folder / "report.html").read_text()
+    assert "netdissect" in page
+    assert "CLIP-Dissect gives every neuron the word whose pictures" not in page

@@ -142,9 +142,24 @@ def _problems(study: Mapping) -> Iterator[str]:
         if sum("world" in source for source in study[name]) > 1:
             yield f"{name}: the world is given twice; join the two into one"
 
-    names = [model["name"] for model in study["models"]]
+    if not study["models"] and not study["published"]:
+        yield "models: is empty; give a model, or published descriptions to compare"
+    names = [model["name"] for model in (*study["models"], *study["published"])]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"models: the name {name!r} is given twice; rename one"
+    for index, entry in enumerate(study["published"]):
+        key = f"published[{index}] ({entry['name']})"
+        wanted = {"clip-dissect": "path", "netdissect": "paths"}[entry["format"]]
+        if wanted not in entry:
+            one = "one file" if wanted == "path" else "one file a layer"
+            yield f"{key}: {entry['format']} is {one}; give {wanted}"
+        elif wanted == "path":
+            yield from check_file(f"{key}.path", entry["path"])
+        else:
+            for layer, path in entry["paths"].items():
+                yield from check_file(f"{key}.paths.{layer}", path)
+    if study["comparison"]["categories"]:
+        yield from check_file("comparison.categories", study["comparison"]["categories"])
     for index, model in enumerate(study["models"]):
         key = f"models[{index}] ({model['name']})"
         if "train" in model and not has_world:
@@ -158,6 +173,8 @@ def _problems(study: Mapping) -> Iterator[str]:
     explained = [model["name"] for model in study["models"] if model["explain"]]
     if not explained and (study["acts"]["cam"] or study["acts"]["lime"]):
         yield "models: none has explain: true; set it, or acts.cam: false and acts.lime: false"
+    elif explained and not study["pictures"] and (study["acts"]["cam"] or study["acts"]["lime"]):
+        yield "pictures: is empty; say where the pictures to explain come from"
 
     if study["clip"] is not None:
         given = [key for key, value in study["clip"].items() if value is not None]

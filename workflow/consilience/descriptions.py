@@ -1,13 +1,68 @@
-"""Descriptions of neurons as CSV files, in the form of CLIP-Dissect."""
+"""Descriptions of neurons, and categories of words, as CSV files that others write or read."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import pyarrow as pa
 
 from .errors import ConsilienceError
 from .tables import write_atomically
+
+MARKS = re.compile(r"-[sc]$")
+"""What NetDissect's data set, Broden, marks scenes and colours with."""
+
+
+def read_published(model: str, format: str, paths: str | Path | Mapping[str, str]) -> list[dict]:
+    """Read published descriptions of a model's neurons.
+
+    Parameters
+    ----------
+    model
+        The name that the rows get.
+    format
+        ``clip-dissect``: one file, as :func:`write_descriptions` writes it, units counted from 0.
+        ``netdissect``: one file a layer with the columns ``unit``, ``label`` and ``score`` among
+        others, units counted from 1. Of its labels the marks ``-s`` (scene) and ``-c`` (colour)
+        are cut off, and underscores become spaces: ``airport_terminal-s`` is ``airport terminal``.
+    paths
+        One path, or for ``netdissect`` a path by the layer's name.
+
+    Returns
+    -------
+    list of dict
+        Rows of the table ``NEURONS``, in the order of the file, units from 0. A neuron without a
+        description has the status ``undescribed``. Similarities are as given, comparable within a
+        layer only, and may be missing. Pictures are none.
+
+    Raises
+    ------
+    ConsilienceError
+        If a file cannot be read, is not UTF-8, lacks a column or all rows, or a line has a unit
+        that is no whole number or was there before, a similarity that is no finite number, no
+        layer, or too many or few values: names the file and the line.
+    """
+    if format == "clip-dissect":
+        rows = _read_clip_dissect(model, paths)
+    elif format == "netdissect":
+        rows = [
+            row for layer, path in paths.items() for row in _read_netdissect(model, layer, path)
+        ]
+    else:
+        raise ConsilienceError(f"there is no format {format!r}; it is clip-dissect or netdissect")
+    ranked = [row for row in rows if row["similarity"] is not None]
+    ranked.sort(key=lambda row: -row["similarity"])
+    places: dict[str, int] = {}
+    for row in ranked:
+        row["rank"] = places.get(row["layer"], 0)
+        places[row["layer"]] = row["rank"] + 1
+    return rows
 
 
 def write_descriptions(neurons: Iterable[Mapping], path: str | Path) -> None:
@@ -35,3 +90,140 @@ def write_descriptions(neurons: Iterable[Mapping], path: str | Path) -> None:
             )
 
     write_atomically(path, write)
+
+
+def write_neurons(neurons: pa.Table, path: str | Path) -> None:
+    """Write the table ``NEURONS`` as CSV, with its columns; a list is written as JSON.
+
+    What is missing is empty; numbers are written so that reading gives the same number.
+    """
+
+    def cell(value):
+        if isinstance(value, list):
+            return json.dumps(value, ensure_ascii=False)
+        return str(value).lower() if isinstance(value, bool) else value
+
+    def write(part: str) -> None:
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(neurons.column_names)
+            for row in neurons.to_pylist():
+                writer.writerow([cell(value) for value in row.values()])
+
+    write_atomically(path, write)
+
+
+def read_categories(path: str | Path) -> dict[str, str]:
+    """Read the categories of words from a CSV file with the columns ``word`` and ``category``.
+
+    Returns
+    -------
+    dict of str to str
+        Category by word, both without space around them.
+
+    Raises
+    ------
+    ConsilienceError
+        If the file cannot be read, is not UTF-8, lacks a column or all rows, or a line lacks a
+        value or repeats a word: names the file and the line.
+    """
+    found: dict[str, str] = {}
+    for where, row in _read_lines(path, ("word", "category")):
+        word, category = row["word"].strip(), row["category"].strip()
+        if not word or not category:
+            raise ConsilienceError(f"{where}: the {'category' if word else 'word'} is empty")
+        if word in found:
+            raise ConsilienceError(f"{where}: {word!r} has a category already; keep one")
+        found[word] = category
+    return found
+
+
+def _read_clip_dissect(model: str, path: str | Path) -> list[dict]:
+    rows, seen = [], set()
+    for where, row in _read_lines(path, ("layer", "unit", "description", "similarity")):
+        layer, unit = row["layer"].strip(), _whole(where, row["unit"], 0)
+        if not layer:
+            raise ConsilienceError(f"{where}: the layer is empty")
+        if (layer, unit) in seen:
+            raise ConsilienceError(
+                f"{where}: layer {layer!r}, unit {unit} is there twice; keep one"
+            )
+        seen.add((layer, unit))
+        rows.append(_neuron(where, model, layer, unit, row["description"], row["similarity"]))
+    return rows
+
+
+def _read_netdissect(model: str, layer: str, path: str | Path) -> list[dict]:
+    rows, seen = [], set()
+    for where, row in _read_lines(path, ("unit", "label", "score")):
+        unit = _whole(where, row["unit"], 1)
+        if unit in seen:
+            raise ConsilienceError(f"{where}: unit {unit} is there twice; keep one")
+        seen.add(unit)
+        label = MARKS.sub("", row["label"].strip()).replace("_", " ")
+        rows.append(_neuron(where, model, layer, unit - 1, label, row["score"]))
+    return rows
+
+
+def _neuron(where: str, model: str, layer: str, unit: int, label: str, similarity: str) -> dict:
+    label, similarity = label.strip(), similarity.strip()
+    value = None
+    if label and similarity:
+        try:
+            value = float(similarity)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ConsilienceError(f"{where}: similarity {similarity!r} is not a finite number")
+    return {
+        "model": model,
+        "layer": layer,
+        "unit": unit,
+        "status": "ok" if label else "undescribed",
+        "concept": label or None,
+        "similarity": value,
+        "candidates": [],
+        "rank": None,
+        "absent": None,
+        "doubts": [],
+        "top_pictures": [],
+    }
+
+
+def _whole(where: str, text: str, least: int) -> int:
+    text = text.strip()
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < least:
+        raise ConsilienceError(f"{where}: unit {text!r} is not a whole number from {least} on")
+    return int(text)
+
+
+def _read_lines(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield each row of a CSV file with its place, such as ``words.csv, line 3``."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise ConsilienceError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ConsilienceError(f"{path}, line {line}: not UTF-8 text; save it as UTF-8") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        if missing := [name for name in columns if name not in header]:
+            raise ConsilienceError(
+                f"{path}, line 1: there is no column {' or '.join(map(repr, missing))}"
+            )
+        empty = True
+        for row in reader:
+            if not row:
+                continue
+            where, empty = f"{path}, line {reader.line_num}", False
+            if len(row) != len(header):
+                raise ConsilienceError(f"{where}: {len(row)} values for {len(header)} columns")
+            yield where, dict(zip(header, row, strict=True))
+    except csv.Error as error:
+        raise ConsilienceError(f"{path}, line {reader.line_num}: {error}") from None
+    if empty:
+        raise ConsilienceError(f"{path}: has no rows below its header")

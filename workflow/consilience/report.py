@@ -139,6 +139,12 @@ LOCALIZATION_MEASURES = {
 
 COMPARISON_MEASURES = {
     "label_is_class_name": ("Neurons of {a} named after their class", True),
+    "class_name_among_candidates": (
+        "Neurons of {a} with their class among the most similar words",
+        True,
+    ),
+    "class_name_cosine": ("CLIP’s cosine of the words of {a} and their classes’ names", False),
+    "rarefied_difference": ("Words in equal samples, {a} less {b}", False),
     "jaccard": ("Jaccard index of the words of {a} and {b}", False),
     "top_overlap": ("Most frequent words that {a} and {b} share", True),
     "distribution_overlap": ("Neurons of {a} and {b} that can be paired by word", True),
@@ -152,6 +158,20 @@ OTHER_MEASURES = (
         "",
         "Soft weighted pointwise mutual information (CLIP-Dissect). Comparable within one layer of "
         "one model only. Every neuron gets a best word, whether or not it means anything.",
+    ),
+    Measure(
+        "Words in equal samples",
+        "at least 1",
+        "How many distinct words a random sample of labelled neurons holds on average, the sample "
+        "being as large as the smallest number that any of the models has in the layer "
+        "(Hurlbert’s rarefaction). Unlike the number of distinct words it does not grow with a "
+        "layer’s width.",
+    ),
+    Measure(
+        "CLIP’s cosine of words and classes’ names",
+        "−1 to 1",
+        "Gives credit to a word of nearly the same meaning. Circular: the CLIP that measures is "
+        "the one that chose the words, and what it confuses it also finds similar.",
     ),
     Measure(
         "R² of LIME",
@@ -171,6 +191,7 @@ ACTS = {
 NEURONS_SHOWN = 4
 NEURON_PICTURES = 5
 CONCEPTS_SHOWN = 10
+WORDS_SHOWN = 60
 BASES_SHOWN = 3
 
 
@@ -349,6 +370,17 @@ def _first_beyond(content: Content, levels: Sequence[int | None]) -> int | None:
     )
 
 
+def _published(content: Content) -> list[str]:
+    """Names under which published descriptions take part."""
+    return [entry["name"] for entry in content.study.get("published", ())]
+
+
+def _dissected(content: Content) -> list[str]:
+    """Models whose neurons this study has labelled."""
+    published = _published(content)
+    return [name for name in _models(content, content.neurons) if name not in published]
+
+
 # --- pictures ----------------------------------------------------------------------------------
 
 
@@ -373,7 +405,8 @@ def _ask(content: Content) -> str:
     questions = []
     if content.neurons:
         names = _join(_models(content, content.neurons))
-        questions.append(f"What does each neuron of {names} stand for (CLIP-Dissect)?")
+        method = " (CLIP-Dissect)" if _dissected(content) else ""
+        questions.append(f"What does each neuron of {names} stand for{method}?")
     explained = _models(content, content.predictions)
     name, possessive = (_join(explained), "its" if len(explained) == 1 else "their")
     about = _count(len({row["picture"] for row in content.predictions}), "picture")
@@ -392,7 +425,7 @@ def _ask(content: Content) -> str:
 
 def _answer(content: Content) -> dict:
     """The numbers that come first, each straight from a table."""
-    names = [model["name"] for model in content.study["models"]]
+    names = [model["name"] for model in content.study["models"]] + _published(content)
     models = [
         name
         for name in names
@@ -560,7 +593,7 @@ def _say(content: Content, ends: list, groups: list[dict], summary: list[dict]) 
             for row in summary
             if row["layer"] == last
         ]
-        said.append(f"In the last layer dissected ({last}), CLIP-Dissect needs {_join(parts)}.")
+        said.append(f"In the last layer dissected ({last}), there are {_join(parts)}.")
     return said
 
 
@@ -647,6 +680,14 @@ def _layers(content: Content) -> list[str]:
 def _summarise_layers(content: Content) -> list[dict]:
     """Count neurons, different words and absent words by layer and model."""
     summary = []
+    categorised = {"share_category"}
+    if any(row["value"] for row in content.comparison if row["metric"] == "share_uncategorised"):
+        categorised.add("share_uncategorised")
+    compared = {
+        (row["layer"], row["model_a"], row["metric"]): row
+        for row in content.comparison
+        if row["model_b"] is None
+    }
     for layer in _layers(content):
         rows = [row for row in content.neurons if row["layer"] == layer]
         for model in _models(content, rows):
@@ -660,6 +701,21 @@ def _summarise_layers(content: Content) -> list[dict]:
                     "neurons": len(own),
                     "distinct": len({row["concept"] for row in labelled}),
                     "absent": sum(absent) / len(absent) if absent else None,
+                    "compared": {
+                        metric: compared.get((layer, model, metric))
+                        for metric in (
+                            "rarefied_concepts",
+                            "rarefied_to",
+                            "share_absent",
+                            "share_standing",
+                        )
+                    },
+                    "categories": [
+                        row
+                        for row in content.comparison
+                        if (row["layer"], row["model_a"]) == (layer, model)
+                        and row["metric"] in categorised
+                    ],
                 }
             )
     return summary
@@ -695,7 +751,7 @@ def _dissect(content: Content) -> dict | None:
                         for row in bars[:CONCEPTS_SHOWN]
                     ],
                     "more": max(0, len(bars) - CONCEPTS_SHOWN),
-                    "exclusive": sorted(set(words[model]) - others) if len(models) > 1 else [],
+                    "exclusive": _shorten(set(words[model]) - others),
                     "cards": _neuron_cards(content, model, layer, probe, thumbnail),
                 }
             )
@@ -705,7 +761,7 @@ def _dissect(content: Content) -> dict | None:
                 "layer": layer,
                 "summary": [row for row in summary if row["layer"] == layer],
                 "models": shown,
-                "shared": sorted(shared),
+                "shared": _shorten(shared),
                 "compared": [
                     {**row, **_compared(row)}
                     for row in content.comparison
@@ -715,8 +771,24 @@ def _dissect(content: Content) -> dict | None:
         )
     return {
         "layers": layers,
+        "dissected": _dissected(content),
+        "published": _published(content),
         "has_absent": any(row["absent"] is not None for row in summary),
+        "has_standing": any(row["compared"]["share_standing"] for row in summary),
+        "has_intervals": any(row["low"] is not None for row in content.comparison),
+        "categories": _unique(row["category"] for one in summary for row in one["categories"]),
+        "by_category": [
+            {**row, "categories": {one["category"]: one for one in row["categories"]}}
+            for row in summary
+        ],
     }
+
+
+def _shorten(words: set[str]) -> str:
+    """List words, and how many more there are where they are many."""
+    shown = ", ".join(sorted(words)[:WORDS_SHOWN])
+    more = len(words) - WORDS_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _compared(row: Mapping) -> dict:
@@ -734,7 +806,8 @@ def _neuron_cards(content, model, layer, probe, thumbnail) -> list[dict]:
         if (row["model"], row["layer"]) == (model, layer) and row["concept"] is not None
     ]
     best: dict[str, Mapping] = {}
-    for row in sorted(rows, key=lambda row: (row["rank"], row["unit"])):
+    # Published descriptions may come without a similarity, and so without a rank.
+    for row in sorted(rows, key=lambda row: (row["rank"] is None, row["rank"], row["unit"])):
         best.setdefault(row["concept"], row)
     return [
         {
@@ -1102,10 +1175,19 @@ def _skipped(content: Content) -> dict:
 def _method(content: Content) -> dict:
     """Parameters, versions, hashes, and how to read each measure."""
     measures = []
-    if content.neurons:
-        measures.append(OTHER_MEASURES[0])
-    if content.lime:
-        measures.append(OTHER_MEASURES[1])
+    compared = {row["metric"] for row in content.comparison if row["value"] is not None}
+    for measure, is_there in zip(
+        OTHER_MEASURES,
+        (
+            _dissected(content),
+            "rarefied_concepts" in compared,
+            "class_name_cosine" in compared,
+            content.lime,
+        ),
+        strict=True,
+    ):
+        if is_there:
+            measures.append(measure)
     for rows, known in (
         (content.agreement_summary, AGREEMENT_MEASURES),
         (content.localization_summary, LOCALIZATION_MEASURES),

@@ -173,7 +173,12 @@ COMPARISON = _schema(
     model_a=_text,
     model_b=_optional(_text),
     metric=_text,
+    # Of concepts, where the metric is share_category; null for every other metric.
+    category=_optional(_text),
     value=_optional(_real),
+    # 95 % percentile interval over resamples of the probe pictures; null where there are none.
+    low=_optional(_real),
+    high=_optional(_real),
     # Why the value is missing.
     reason=_optional(_text),
 )

@@ -173,6 +173,12 @@ def concepts() -> tuple[str, ...]:
     return OBJECTS + SCENES + COLOURS + ABSENT_CONCEPTS
 
 
+def categories() -> dict[str, str]:
+    """Return the category of each concept word: object, scene, colour, or absent."""
+    kinds = {"object": OBJECTS, "scene": SCENES, "colour": COLOURS, "absent": ABSENT_CONCEPTS}
+    return {word: kind for kind, words in kinds.items() for word in words}
+
+
 # ------------------------------------------------------------------------------------------------
 # Sampling
 
