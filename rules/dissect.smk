@@ -34,8 +34,10 @@ rule embed_concepts:
     input:
         clip=clip_files,
         concepts=[] if STUDY["concepts"] in (None, "world") else STUDY["concepts"],
+        classes=class_name_files(DISSECTED),
     output:
-        RESULTS / "dissect/concepts.parquet",
+        concepts=RESULTS / "dissect/concepts.parquet",
+        class_names=RESULTS / "dissect/class_names.parquet",
     log:
         LOGS / "embed_concepts.log",
     benchmark:
@@ -49,9 +51,10 @@ rule embed_concepts:
     params:
         code=code("embed_concepts.py"),
         name=CLIP_NAME,
+        models=[naming(name) for name in DISSECTED],
         compute_threads=THREADS,
     message:
-        "Embed the concepts with CLIP"
+        "Embed the concepts and the class names with CLIP"
     script:
         "../workflow/scripts/embed_concepts.py"
 
@@ -78,6 +81,8 @@ rule extract_activations:
         code=code("extract_activations.py"),
         model=lambda wildcards: model_spec(wildcards.model),
         layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        pool=lambda wildcards: MODELS[wildcards.model]["pool"],
+        tokens=lambda wildcards: MODELS[wildcards.model]["tokens"],
         compute_threads=THREADS,
     message:
         "Extract the activations of {wildcards.model} on shard {wildcards.shard}"
@@ -91,7 +96,7 @@ rule label_neurons:
             rules.extract_activations.output, shard=SHARDS, allow_missing=True
         ),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
-        concepts=rules.embed_concepts.output,
+        concepts=rules.embed_concepts.output.concepts,
     output:
         neurons=RESULTS / "dissect/{model}/neurons.parquet",
         descriptions=RESULTS / "dissect/{model}/descriptions.csv",
@@ -120,7 +125,7 @@ rule compare_models:
     input:
         check=checked(),
         neurons=expand(rules.label_neurons.output.neurons, model=DISSECTED),
-        concepts=rules.embed_concepts.output,
+        concepts=rules.embed_concepts.output.concepts,
     output:
         neurons=RESULTS / "tables/neurons.parquet",
         concepts=RESULTS / "tables/concepts.parquet",

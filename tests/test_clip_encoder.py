@@ -49,7 +49,7 @@ def test_nothing_embeds_to_nothing(encoder):
 
 
 def test_a_text_that_is_too_long_is_named(encoder):
-    with pytest.raises(ConsilienceError, match=r"concept 'very very .*longer than the 77 tokens"):
+    with pytest.raises(ConsilienceError, match=r"text 'very very .*longer than the 77 tokens"):
         encoder.embed_texts(["ball", "very " * 100])
 
 

@@ -148,8 +148,7 @@ def call_function(name: str, arguments: Mapping) -> torch.nn.Module:
             module = importlib.import_module(place)
         except Exception as error:  # whatever the user's code raises
             raise ConsilienceError(
-                f"{what}: module {place!r} cannot be imported from {Path.cwd()} "
-                f"({_reason(error)})"
+                f"{what}: module {place!r} cannot be imported from {Path.cwd()} ({_reason(error)})"
             ) from error
         function = getattr(module, attribute, None)
         if not callable(function):
@@ -361,6 +360,17 @@ def find_class_names(spec: Mapping) -> tuple[str, ...]:
     raise ConsilienceError(
         f"model {spec['name']!r}: class names are not known; give classes, or preprocessing"
     )
+
+
+def collect_class_names(specs: Sequence[Mapping]) -> tuple[str, ...]:
+    """Return the class names of several models as words: each once, sorted.
+
+    Underscores become spaces; names that are blank (classes that a list leaves out) fall away.
+    """
+    names = {
+        " ".join(n.replace("_", " ").split()) for spec in specs for n in find_class_names(spec)
+    }
+    return tuple(sorted(names - {""}))
 
 
 def describe_classifier(spec: Mapping) -> tuple[tuple[str, ...], Transform]:

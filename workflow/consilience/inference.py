@@ -76,7 +76,9 @@ def fold_batch_norms(model: torch.nn.Module, keep: Sequence[str] = ()) -> int:
         if type(convolution) is not torch.nn.Conv2d or norm.running_var is None:
             continue
         pair = {before.target, node.target}
-        if pair & {*keep, *read} or any(runs[name] > 1 or names[modules[name]] > 1 for name in pair):
+        if pair & {*keep, *read} or any(
+            runs[name] > 1 or names[modules[name]] > 1 for name in pair
+        ):
             continue
         if not _fold(convolution, norm):
             continue
