@@ -113,6 +113,11 @@ def with_alias(model):
     return model
 
 
+def within(model):
+    model.conv = nn.Sequential(model.conv)
+    return model
+
+
 def nearly_constant(model):
     """The convolution's outputs are large and hardly vary: their difference is rounding."""
     model.bn.running_var.fill_(1e-12)
@@ -132,9 +137,20 @@ def nearly_constant(model):
         Pair(lambda self, x: plainly(self, x) if x.sum() > 0 else plainly(self, 2 * x)),
         Pair(plainly, track_running_stats=False),
         with_alias(Pair(plainly)),
+        within(Pair(plainly)),
         nearly_constant(Pair(plainly).requires_grad_(False)),
     ],
-    ids=["used-twice", "runs-twice", "between", "read", "control", "untracked", "alias", "inexact"],
+    ids=[
+        "used-twice",
+        "runs-twice",
+        "between",
+        "read",
+        "control",
+        "untracked",
+        "alias",
+        "block",
+        "inexact",
+    ],
 )
 def test_what_cannot_be_folded_exactly_stays(model):
     if model.bn.eps:

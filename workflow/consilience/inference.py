@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import torch
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .convolution import accelerate
@@ -21,7 +22,7 @@ TOLERANCE = 1e-5
 
 
 def prepare(
-    model: torch.nn.Module, keep: Sequence[str] | None = None, precision: str = "float32"
+    model: nn.Module, keep: Sequence[str] | None = None, precision: str = "float32"
 ) -> None:
     """Make a model in evaluation mode ready to be asked, in place.
 
@@ -43,7 +44,7 @@ def prepare(
     accelerate(model)
 
 
-def fold_batch_norms(model: torch.nn.Module, keep: Sequence[str] = ()) -> int:
+def fold_batch_norms(model: nn.Module, keep: Sequence[str] = ()) -> int:
     """Fold batch norms into the convolutions that they follow, in place, and say how many.
 
     In evaluation a batch norm is one factor and one term a channel, which the weights of the
@@ -51,10 +52,10 @@ def fold_batch_norms(model: torch.nn.Module, keep: Sequence[str] = ()) -> int:
     identity takes its place, so that all names stay and every output but the convolution's own
     is the same up to float32's rounding.
 
-    A pair is left as it is where the convolution's output goes anywhere else, where either runs
-    more than once, has another name too or is named in ``keep``, where the difference on random
-    numbers is above :data:`TOLERANCE`, or where the model's forward depends on values, so that
-    ``torch.fx`` cannot follow it.
+    A pair is left as it is where the convolution's output goes anywhere else, where the two do not
+    lie in the same module, where either runs more than once, has another name too or is named in
+    ``keep``, where the difference on random numbers is above :data:`TOLERANCE`, or where the
+    model's forward depends on values, so that ``torch.fx`` cannot follow it.
     """
     try:
         graph = torch.fx.Tracer().trace(model)
@@ -67,28 +68,26 @@ def fold_batch_norms(model: torch.nn.Module, keep: Sequence[str] = ()) -> int:
     read = {node.target.rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     folded = 0
     for node in graph.nodes:
-        if node.op != "call_module" or type(modules[node.target]) is not torch.nn.BatchNorm2d:
+        if node.op != "call_module" or type(modules[node.target]) is not nn.BatchNorm2d:
             continue
         before = node.args[0] if node.args else None
         if getattr(before, "op", None) != "call_module" or len(before.users) > 1:
             continue
         convolution, norm = modules[before.target], modules[node.target]
-        if type(convolution) is not torch.nn.Conv2d or norm.running_var is None:
+        if type(convolution) is not nn.Conv2d or norm.running_var is None:
             continue
         pair = {before.target, node.target}
-        if pair & {*keep, *read} or any(
-            runs[name] > 1 or names[modules[name]] > 1 for name in pair
-        ):
+        shared = any(runs[name] > 1 or names[modules[name]] > 1 for name in pair)
+        # Of two modules, the one that ends with the convolution would have its output changed.
+        parents = {name.rpartition(".")[0] for name in pair}
+        if shared or len(parents) > 1 or pair & {*keep, *read} or not _fold(convolution, norm):
             continue
-        if not _fold(convolution, norm):
-            continue
-        parent, _, name = node.target.rpartition(".")
-        setattr(model.get_submodule(parent), name, torch.nn.Identity())
+        setattr(model.get_submodule(parents.pop()), node.target.rpartition(".")[2], nn.Identity())
         folded += 1
     return folded
 
 
-def _fold(convolution: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> bool:
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     """Fold one pair if that is exact; the weights are computed in float64."""
     bias = None if convolution.bias is None else convolution.bias.double()
     scale, shift = (None if p is None else p.double() for p in (norm.weight, norm.bias))
@@ -97,7 +96,7 @@ def _fold(convolution: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> bool:
         convolution.weight.double(), bias, mean, variance, norm.eps, scale, shift
     )
     kind = convolution.weight.dtype
-    weight, bias = (torch.nn.Parameter(p.to(kind), requires_grad=False) for p in (weight, bias))
+    weight, bias = (nn.Parameter(p.to(kind), requires_grad=False) for p in (weight, bias))
     sides = zip(convolution.dilation, convolution.kernel_size, strict=True)
     size = [dilation * (kernel - 1) + 4 for dilation, kernel in sides]
     generator = torch.Generator().manual_seed(0)
@@ -114,7 +113,7 @@ def _fold(convolution: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> bool:
     return True
 
 
-def use_bfloat16(model: torch.nn.Module, keep: Sequence[str] | None = None) -> None:
+def use_bfloat16(model: nn.Module, keep: Sequence[str] | None = None) -> None:
     """Let a model multiply in bfloat16, in place; inputs and logits stay float32.
 
     Weights of convolutions and linear layers are stored in bfloat16, and ``torch.autocast``
@@ -131,7 +130,7 @@ def use_bfloat16(model: torch.nn.Module, keep: Sequence[str] | None = None) -> N
     modules = dict(model.named_modules(remove_duplicate=False))
     watched = {module for name, module in modules.items() if keep is None or name in keep}
     for module in model.modules():
-        if type(module) in (torch.nn.Conv2d, torch.nn.Linear):
+        if type(module) in (nn.Conv2d, nn.Linear):
             module.to(torch.bfloat16)
         if module in watched and module is not model:
             module.register_forward_hook(_to_float32)
