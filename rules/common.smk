@@ -79,7 +79,9 @@ def ordered(value):
     Snakemake would rerun on it."""
     if isinstance(value, dict):
         return {key: ordered(value[key]) for key in sorted(value)}
-    return [ordered(item) for item in value] if isinstance(value, list) else value
+    if isinstance(value, list | tuple):
+        return [ordered(item) for item in value]
+    return value
 
 
 def code(script):
@@ -96,7 +98,9 @@ def model_spec(name):
     keys = [
         "name",
         "architecture",
+        "arguments",
         "keep_resolution",
+        "precision",
         "classes",
         "preprocessing",
         "transform",
@@ -109,8 +113,18 @@ def model_spec(name):
             model["train"]["target"]
         ]
         spec["classes"] = list(names)
-        spec["transform"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
+        spec["transform"] = world.TRANSFORM.to_dict()
+    if ":" in model["architecture"]:
+        # A function of the user's: steps rerun when its code changes.
+        spec["code"] = provenance.digest_module(model["architecture"].split(":")[0])
     return ordered(spec)
+
+
+def naming(name):
+    """What finding a model's class names needs to know."""
+    spec = model_spec(name)
+    keys = ["name", "architecture", "classes", "preprocessing", "weights"]
+    return {key: spec[key] for key in keys if key in spec}
 
 
 def weights_of(name):
@@ -135,12 +149,13 @@ def clip_files(wildcards=None):
 
 
 def untrained_spec(name):
-    """The same for a network that was never trained, whose weights do not matter."""
-    return {
-        key: value
-        for key, value in model_spec(name).items()
-        if key not in ("weights", "checkpoint")
-    }
+    """The same for a network that was never trained."""
+    spec = model_spec(name)
+    spec = {key: spec[key] for key in spec if key not in ("weights", "checkpoint")}
+    if "weights" in MODELS[name]:
+        # Their class names and preprocessing, but not they themselves.
+        spec.setdefault("preprocessing", MODELS[name]["weights"])
+    return ordered(spec | {"untrained": SEED})
 
 
 def similarity_settings():

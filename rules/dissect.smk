@@ -34,8 +34,10 @@ rule embed_concepts:
     input:
         clip=clip_files,
         concepts=[] if STUDY["concepts"] in (None, "world") else STUDY["concepts"],
+        classes=class_name_files(DISSECTED),
     output:
-        RESULTS / "dissect/concepts.parquet",
+        concepts=RESULTS / "dissect/concepts.parquet",
+        class_names=RESULTS / "dissect/class_names.parquet",
     log:
         LOGS / "embed_concepts.log",
     benchmark:
@@ -49,9 +51,10 @@ rule embed_concepts:
     params:
         code=code("embed_concepts.py"),
         name=CLIP_NAME,
+        models=[naming(name) for name in DISSECTED],
         compute_threads=THREADS,
     message:
-        "Embed the concepts with CLIP"
+        "Embed the concepts and the class names with CLIP"
     script:
         "../workflow/scripts/embed_concepts.py"
 
@@ -78,6 +81,8 @@ rule extract_activations:
         code=code("extract_activations.py"),
         model=lambda wildcards: model_spec(wildcards.model),
         layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        pool=lambda wildcards: MODELS[wildcards.model]["pool"],
+        tokens=lambda wildcards: MODELS[wildcards.model]["tokens"],
         compute_threads=THREADS,
     message:
         "Extract the activations of {wildcards.model} on shard {wildcards.shard}"
@@ -85,9 +90,10 @@ rule extract_activations:
         "../workflow/scripts/extract_activations.py"
 
 
-rule extract_untrained:
+use rule extract_activations as extract_untrained with:
     input:
         check=checked(),
+        weights=[],
         classes=lambda wildcards: class_name_files([wildcards.model]),
         pictures=RESULTS / "probe/{shard}.parquet",
     output:
@@ -96,23 +102,15 @@ rule extract_untrained:
         LOGS / "extract_untrained-{model}-{shard}.log",
     benchmark:
         TIMES / "extract_untrained-{model}-{shard}.tsv"
-    conda:
-        "../envs/torch.yaml"
-    threads: THREADS
-    resources:
-        mem_mb=4000,
-        runtime=60,
     params:
         code=code("extract_activations.py"),
         model=lambda wildcards: untrained_spec(wildcards.model),
         layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
-        untrained=True,
-        seed=SEED,
+        pool=lambda wildcards: MODELS[wildcards.model]["pool"],
+        tokens=lambda wildcards: MODELS[wildcards.model]["tokens"],
         compute_threads=THREADS,
     message:
-        "Show shard {wildcards.shard} to {wildcards.model} before any training"
-    script:
-        "../workflow/scripts/extract_activations.py"
+        "Show shard {wildcards.shard} to {wildcards.model} as it is before any training"
 
 
 rule choose_temperature:
@@ -121,7 +119,7 @@ rule choose_temperature:
             rules.extract_activations.output, model=DISSECTED, shard=SHARDS
         ),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
-        concepts=rules.embed_concepts.output,
+        concepts=rules.embed_concepts.output.concepts,
     output:
         RESULTS / "tables/temperature.parquet",
     log:
@@ -159,7 +157,7 @@ rule label_neurons:
             else []
         ),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
-        concepts=rules.embed_concepts.output,
+        concepts=rules.embed_concepts.output.concepts,
         temperature=rules.choose_temperature.output if CHOOSES_TEMPERATURE else [],
     output:
         neurons=RESULTS / "dissect/{model}/neurons.parquet",
@@ -220,7 +218,8 @@ rule compare_models:
         check=checked(),
         neurons=expand(rules.label_neurons.output.neurons, model=DISSECTED),
         resampled=expand(rules.label_neurons.output.resampled, model=DISSECTED),
-        concepts=rules.embed_concepts.output if DISSECTED else [],
+        concepts=rules.embed_concepts.output.concepts if DISSECTED else [],
+        class_names=rules.embed_concepts.output.class_names if DISSECTED else [],
         published=published_files(),
         categories=STUDY["comparison"]["categories"] or [],
     output:

@@ -7,9 +7,9 @@ import torchvision
 from PIL import Image
 
 from consilience.activations import extract_activations
-from consilience.classifiers import Classifier
+from consilience.classifiers import Classifier, build_architecture, load_classifier
 from consilience.errors import ConsilienceError
-from consilience.images import Transform
+from consilience.images import Transform, decode_image
 from consilience.tables import ACTIVATIONS, make_table, stack_lists
 
 TRANSFORM = Transform(resize=64, crop=(64, 64), mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -223,3 +223,90 @@ def test_unknown_pooling_is_refused(resnet):
 
 def test_no_pictures_no_rows(resnet):
     assert list(extract_activations(resnet, [], ["fc"], 2)) == []
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side", "units"),
+    [
+        ("convnext_tiny", 64, {"features.1": 96, "features.7.0.block.3": 3072, "classifier.2": 3}),
+        ("swin_t", 64, {"features.3": 192, "norm": 768, "head": 3}),
+        ("squeezenet1_1", 64, {"features.12": 512, "classifier": 3}),
+        # One token for each of 14 × 14 patches, and the class token.
+        ("vit_b_16", 224, {"encoder.layers.encoder_layer_11": 768, "encoder.ln": 768, "heads": 3}),
+    ],
+)
+def test_torchvisions_families_give_one_value_a_unit(architecture, side, units):
+    torch.manual_seed(0)
+    transform = Transform(resize=side, crop=(side, side))
+    net = classifier(build_architecture(architecture, 3), transform)
+    rows = list(extract_activations(net, pictures(1), list(units), 1))
+    assert {row["layer"]: len(row["values"]) for row in rows} == units
+    with torch.no_grad():
+        logits = net.model(inputs(transform, count=1))
+    last = values(rows, list(units)[-1])
+    np.testing.assert_allclose(last, logits, rtol=1e-3, atol=1e-5)
+
+
+NETS = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, units):
+        super().__init__()
+        self.stem = torch.nn.Sequential(torch.nn.Conv2d(3, units, 3), torch.nn.BatchNorm2d(units))
+        self.head = torch.nn.Linear(units, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.stem(x)).mean((2, 3)))
+
+def make_net(units):
+    torch.manual_seed(0)
+    net = Net(units)
+    torch.nn.init.uniform_(net.stem[1].running_var, 0.5, 2)
+    return net
+"""
+
+
+def test_a_folded_net_of_the_users_records_the_same(tmp_path, monkeypatch):
+    (tmp_path / "activenets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    spec = {
+        "name": "net",
+        "architecture": "activenets:make_net",
+        "arguments": {"units": 6},
+        "classes": ["a", "b", "c"],
+        "transform": TRANSFORM.to_dict(),
+    }
+    layers = ["stem", "stem.1", "head"]
+    plain = load_classifier(spec)
+    expected = list(extract_activations(plain, pictures(), [*layers, "stem.0"], 5))
+    for keep in (layers, ["stem"]):
+        folded = load_classifier(spec, keep=keep)
+        assert isinstance(folded.layer("stem.1"), torch.nn.Identity) == (keep == ["stem"])
+        found = list(extract_activations(folded, pictures(), layers, 5))
+        for layer in layers:
+            np.testing.assert_allclose(
+                values(found, layer), values(expected, layer), rtol=1e-4, atol=1e-5
+            )
+    kept = load_classifier(spec, keep=["stem.0"])
+    found = list(extract_activations(kept, pictures(), ["stem.0"], 5))
+    np.testing.assert_array_equal(values(found, "stem.0"), values(expected, "stem.0"))
+
+
+def test_the_real_squeezenets_last_map_knows_photographs(real_data):
+    """Its logits are the means of its last convolution's maps after ReLU."""
+    net = load_classifier(
+        {"name": "squeezenet", "architecture": "squeezenet1_0", "preprocessing": "IMAGENET1K_V1"},
+        real_data / "weights/squeezenet1_0_imagenet.pt",
+        keep=["classifier.1", "classifier.2"],
+    )
+    names = ["n01443537_goldfish", "n02007558_flamingo", "n07747607_orange"]
+    photographs = [
+        (name, decode_image((real_data / f"photos/{name}.JPEG").read_bytes(), name))
+        for name in names
+    ]
+    rows = list(extract_activations(net, photographs, ["classifier.1", "classifier.2"], 3))
+    found = values(rows, "classifier.2").argmax(axis=1)
+    assert [net.class_names[unit] for unit in found] == ["goldfish", "flamingo", "orange"]
+    # What the ReLU in place has not touched yet.
+    assert values(rows, "classifier.1").min() < 0

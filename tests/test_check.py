@@ -60,3 +60,27 @@ def test_all_that_is_wrong_is_said_at_once():
     with pytest.raises(ConsilienceError) as caught:
         check.check_models(specs, layers, "predicted", ["a"], lambda line: None)
     assert [line.split("'")[1] for line in str(caught.value).splitlines()] == ["a", "c"]
+
+
+NETS = """
+import torch
+
+def make_net(classes=2):
+    pool = torch.nn.AdaptiveAvgPool2d(1)
+    return torch.nn.Sequential(pool, torch.nn.Flatten(), torch.nn.Linear(3, classes))
+"""
+
+
+def test_a_function_of_the_users_is_asked_once(tmp_path, monkeypatch):
+    (tmp_path / "checknets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    spec = SPEC | {"architecture": "checknets:make_net", "transform": {"resize": 8, "crop": 8}}
+    found = check.check_model(spec, ["2"], "dog")
+    assert (found["output_layer"], found["parameters"]) == ("2", 8)
+    with pytest.raises(ConsilienceError, match=r"logits of shape \(1, 5\), not .*\(1, 2\)"):
+        check.check_model(spec | {"arguments": {"classes": 5}}, [], "predicted")
+
+
+def test_a_regnet_computes_its_widths_and_is_described_all_the_same():
+    spec = SPEC | {"architecture": "regnet_y_400mf"}
+    assert check.check_model(spec, ["trunk_output"], "predicted")["output_layer"] == "fc"

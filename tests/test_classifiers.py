@@ -1,6 +1,7 @@
 """Architectures, weights, class names, layers."""
 
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -316,3 +317,96 @@ def test_reading_keeps_names_and_values(state, tmp_path):
     loaded = read_state_dict(tmp_path / "net.pt")
     assert list(loaded) == list(state)
     assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+OWN = """
+import torch
+from .layers import Head
+
+def make_net(classes=3):
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), Head(4, classes))
+
+def make_nothing():
+    return "no net"
+
+value = 3
+"""
+LAYERS = """
+import torch
+
+class Head(torch.nn.Module):
+    def __init__(self, channels, classes):
+        super().__init__()
+        self.fc = torch.nn.Linear(channels, classes)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A package of the user's in the working directory, and a model that it makes."""
+    (tmp_path / "ownnets").mkdir()
+    for name, text in {"__init__": "", "models": OWN, "layers": LAYERS, "broken": "1 +"}.items():
+        (tmp_path / f"ownnets/{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    yield SPEC | {"architecture": "ownnets.models:make_net"}
+    for name in [name for name in sys.modules if name.split(".")[0] == "ownnets"]:
+        del sys.modules[name]
+
+
+def test_a_function_of_the_users_makes_the_model(own, pictures, tmp_path):
+    path = list(sys.path)
+    torch.manual_seed(0)
+    classifier = load_classifier(own)  # brings its weights itself
+    assert sys.path == path
+    assert classifier.probabilities(pictures).shape == (2, 3)
+    assert classifier.layer("2.fc").out_features == 3
+    assert not classifier.model.training
+    # Again with weights of a checkpoint.
+    torch.save(classifier.model.state_dict(), tmp_path / "net.pt")
+    again = load_classifier(own, tmp_path / "net.pt")
+    assert np.array_equal(again.probabilities(pictures), classifier.probabilities(pictures))
+    refused(
+        r"does not fit ownnets.models:make_net with 3 classes: 2.fc.weight is \(3, 4\), not \(5",
+        own | {"arguments": {"classes": 5}},
+        checkpoint=tmp_path / "net.pt",
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "said"),
+    [
+        (
+            "ownnets.nowhere:make_net",
+            {},
+            r"'ownnets.nowhere' cannot be imported from .*No module",
+        ),
+        ("ownnets.broken:make_net", {}, r"'ownnets.broken' cannot be imported .*SyntaxError"),
+        ("ownnets.models:make_nett", {}, "has no function 'make_nett'; did you mean 'make_net'"),
+        ("ownnets.models:value", {}, "has no function 'value'"),
+        ("ownnets.models:make_net", {"width": 2}, r"make_net\(width=2\) fails .*argument 'width'"),
+        ("ownnets.models:make_nothing", {}, "make_nothing returns a str, not a torch.nn.Module"),
+    ],
+)
+def test_what_is_wrong_with_a_function_is_said(own, architecture, arguments, said):
+    spec = own | {"architecture": architecture, "arguments": arguments}
+    refused(f"architecture '{architecture}': .*{said}", spec)
+
+
+def test_as_many_class_names_as_logits_are_asked_for(own, pictures):
+    classifier = load_classifier(own | {"arguments": {"classes": 4}})
+    with pytest.raises(ConsilienceError, match=r"'net' answers 2 pictures with .*\(2, 4\), not"):
+        classifier.probabilities(pictures)
+
+
+def test_class_names_of_several_models_are_words(tmp_path):
+    (tmp_path / "classes.txt").write_text("tiger_shark\n\nbee\n")
+    specs = [
+        {"name": "a", "architecture": SMALL, "classes": ["bee", "tiger  shark", "ant"]},
+        {"name": "b", "architecture": SMALL, "classes": str(tmp_path / "classes.txt")},
+    ]
+    assert classifiers.collect_class_names(specs) == ("ant", "bee", "tiger shark")
+    imagenet = {"name": "c", "architecture": "squeezenet1_0", "preprocessing": "IMAGENET1K_V1"}
+    assert "goldfish" in classifiers.collect_class_names([imagenet])

@@ -24,6 +24,12 @@ def test_embeddings_have_length_one_whatever_the_batch(encoder):
     np.testing.assert_allclose(encoder.embed_pictures(pictures, batch=1), vectors, atol=1e-5)
 
 
+def test_loading_warns_of_nothing_that_is_known(tmp_path, recwarn):
+    clip_training.save_clip(clip_training.build_small_clip(0), tmp_path / "weights.pt")
+    clip_encoder.load_clip(tmp_path / "weights.pt")
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_texts_are_those_of_the_package(encoder):
     import clip
 
@@ -49,7 +55,7 @@ def test_nothing_embeds_to_nothing(encoder):
 
 
 def test_a_text_that_is_too_long_is_named(encoder):
-    with pytest.raises(ConsilienceError, match=r"concept 'very very .*longer than the 77 tokens"):
+    with pytest.raises(ConsilienceError, match=r"text 'very very .*longer than the 77 tokens"):
         encoder.embed_texts(["ball", "very " * 100])
 
 
@@ -73,6 +79,11 @@ def test_a_name_that_is_neither_file_nor_model_is_an_error():
         (b"\xef\xbb\xbfball\r\nbox", ("ball", "box")),
         (b"ball\n\n  \nbox\nball\n", ("ball", "box")),
         ("café\n犬\n".encode(), ("café", "犬")),
+        # Files that were joined, zero-width spaces within and alone, a soft hyphen, a twin.
+        (
+            "ball\n\ufeffbox\ngold\u200bfish\n\u200b\nblack\u00adbird\nbox\u2060\n".encode(),
+            ("ball", "box", "goldfish", "blackbird"),
+        ),
     ],
 )
 def test_concepts_are_read_one_a_line(tmp_path, content, words):
@@ -87,7 +98,12 @@ def test_what_was_left_out_is_said(tmp_path):
     found = clip_encoder.read_concepts(path)
     assert found.blank == (2,)
     assert found.repeated == ((4, "ball"),)
+    assert found.cleaned == ()
     assert "'ball' (line 4)" in str(found)
+    path.write_bytes("ball\n\ufeffbox\nball\u200b\n\u200d\n".encode())
+    found = clip_encoder.read_concepts(path)
+    assert (found.blank, found.repeated, found.cleaned) == ((4,), ((3, "ball"),), (2, 3, 4))
+    assert "invisible characters removed from line 2, 3, 4" in str(found)
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00", b"a\x00b\n"])

@@ -53,6 +53,17 @@ def test_defaults_do_not_touch_what_was_given(default):
         ("models", [], r"^models: is empty"),
         ("pictures", [], r"^pictures: is empty"),
         ("models.0.weights", "X", r"^models\[0\]: give exactly one of .* has train and weights"),
+        ("models.0.precision", "float16", r"^models\[0\].precision: 'float16'.*'bfloat16'"),
+        ("models.0.pool", "sum", r"^models\[0\].pool: 'sum' is not known.*mean, max"),
+        ("models.0.tokens", "first", r"^models\[0\].tokens: 'first'.*class, mean"),
+        (
+            "models.0.architecture",
+            "my nets",
+            r"models\[0\].architecture: 'my nets' does not match",
+        ),
+        ("models.0.architecture", "nets:", r"^models\[0\].architecture: 'nets:' does not match"),
+        ("models.0.architecture", "nets:make", r"object-net\).train: is for classifiers of torchv"),
+        ("models.0.arguments", {"a": 1}, r"object-net\).arguments: are for a function of your own"),
         ("models.0.cam_layer", None, r"cam_layer: is missing"),
         ("models.1.name", "object-net", r"'object-net' is given twice"),
         ("pictures", [{}], r"^pictures\[0\]: give exactly one of world, folder"),
@@ -94,6 +105,21 @@ def test_each_mistake_is_named_with_key_and_value(default, key, value, said):
     with pytest.raises(ConsilienceError, match=re.compile(said, re.MULTILINE)) as caught:
         resolve_study(changed(default, key, value))
     assert all(len(line) < 400 for line in str(caught.value).splitlines())
+
+
+def test_weights_come_from_one_place_or_from_a_function(default):
+    model = {"name": "net", "classes": ["a"], "transform": {"crop": 8}, "cam_layer": "conv"}
+    study = changed(default, "models", [model | {"architecture": "nets:make"}])
+    study["acts"] = study["acts"] | {"dissect": False}
+    (found,) = resolve_study(study)["models"]
+    assert (found["arguments"], found["precision"], found["pool"]) == ({}, "float32", "mean")
+    study["models"] = [model | {"architecture": "resnet18"}]
+    said = "give exactly one of train, weights, checkpoint; it has none"
+    with pytest.raises(ConsilienceError, match=said):
+        resolve_study(study)
+    study["models"] = [model | {"architecture": "nets:make", "weights": "IMAGENET1K_V1"}]
+    with pytest.raises(ConsilienceError, match=r"weights: is for classifiers of torchvision"):
+        resolve_study(study)
 
 
 def test_all_mistakes_are_said_at_once(default):

@@ -78,3 +78,47 @@ def test_a_file_is_hashed(tmp_path):
 def test_a_report_names_the_versions_its_results_rest_on():
     versions = provenance.reported_versions()
     assert {"python", "torch", "grad-cam", "lime", "pillow"} <= set(versions)
+
+
+@pytest.fixture
+def nets(tmp_path):
+    """A user's modules: a package whose models import a module in it and one beside it."""
+    files = {
+        "nets/__init__.py": "",
+        "nets/models.py": "from .layers import Head\nfrom . import blocks\nimport beside, numpy\n",
+        "nets/layers.py": "Head = 1\n",
+        "nets/blocks.py": "x = 1\n",
+        "nets/other.py": "x = 1\n",
+        "beside.py": "x = 1\n",
+    }
+    (tmp_path / "nets").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "counts"),
+    [
+        ("nets/models.py", "from .layers import Head\n", True),
+        ("nets/layers.py", "Head = 2\n", True),
+        ("nets/blocks.py", "x = 2\n", True),
+        ("nets/__init__.py", "x = 2\n", True),
+        ("beside.py", "x = 2\n", True),
+        ("beside.py", "x = 1 +\n", True),
+        ("nets/other.py", "x = 2\n", False),
+        ("nets/layers.py", "# a head\nHead = 1\n", False),
+    ],
+)
+def test_a_module_of_the_users_counts_with_what_it_imports(nets, file, text, counts):
+    before = provenance.digest_module("nets.models", nets)
+    (nets / file).write_text(text)
+    assert (provenance.digest_module("nets.models", nets) != before) == counts
+
+
+def test_an_installed_module_counts_by_its_version(nets, monkeypatch):
+    names = ("torchvision.models", "nets.models")  # which imports numpy
+    before = [provenance.digest_module(name, nets) for name in names]
+    monkeypatch.setattr(provenance, "package_version", lambda name: f"{name} 99")
+    after = [provenance.digest_module(name, nets) for name in names]
+    assert all(one != two for one, two in zip(before, after, strict=True))

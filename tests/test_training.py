@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from consilience import training
+from consilience import training, world
 from consilience.classifiers import Classifier, build_architecture, load_classifier
 from consilience.errors import ConsilienceError
 from consilience.images import Transform
@@ -27,7 +27,7 @@ def train(settings=None, seed=1, log=lambda line: None):
 
 def test_it_learns_what_is_easy():
     model = train()
-    net = Classifier("net", model, ("dark", "bright"), training.TRANSFORM)
+    net = Classifier("net", model, ("dark", "bright"), world.TRANSFORM)
     rows = training.evaluate_classifier(net, pictures(seed=5), "object", (0, 1))
     assert [row["clutter"] for row in rows] == [None, 0, 1, 2]
     assert rows[0]["pictures"] == 16
@@ -50,7 +50,7 @@ def test_saved_weights_load_as_a_classifier(tmp_path):
         "architecture": "resnet18",
         "keep_resolution": ["layer4"],
         "classes": ["dark", "bright"],
-        "transform": training.TRANSFORM.to_dict(),
+        "transform": world.TRANSFORM.to_dict(),
     }
     loaded = load_classifier(spec, tmp_path / "weights.safetensors")
     inputs = torch.randn(1, 3, 40, 40)

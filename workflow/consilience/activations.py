@@ -132,10 +132,7 @@ def _hooks(modules: dict[str, torch.nn.Module], record) -> Iterator[None]:
 
 
 def _pool(output, inputs: torch.Tensor, where: str, pool: str, tokens: str) -> np.ndarray:
-    """Bring a layer's output to float32, shape (n, units), in memory of its own.
-
-    A copy is needed: what follows a layer may overwrite its output in place.
-    """
+    """Bring a layer's output to float32, shape (n, units), in memory of its own."""
     if not isinstance(output, torch.Tensor):
         raise ConsilienceError(
             f"{where}: gives a {type(output).__name__}, not a tensor; name a layer inside or after "
@@ -153,6 +150,7 @@ def _pool(output, inputs: torch.Tensor, where: str, pool: str, tokens: str) -> n
         output = output.mean(dim=positions) if pool == "mean" else output.amax(dim=positions)
     elif len(positions) == 1:
         output = output.mean(dim=positions) if tokens == "mean" else output[:, 0]
+    # What follows a layer may overwrite its output in place.
     return output.clone().numpy()
 
 

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
+import numpy as np
 import torch
 
-from .classifiers import Classifier, build_architecture, describe_classifier, load_classifier
+from .classifiers import (
+    Classifier,
+    build_architecture,
+    describe_classifier,
+    is_function,
+    load_classifier,
+)
 from .errors import ConsilienceError
 from .predictions import TARGETS, find_class
 
@@ -32,16 +40,28 @@ def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> d
     Raises
     ------
     ConsilienceError
-        If there is no such architecture, layer or class, or a checkpoint does not fit.
+        If there is no such architecture, layer or class, a checkpoint does not fit, or a function
+        of the user's gives a model that does not answer with one logit a class.
     """
-    if spec.get("checkpoint"):
+    if is_function(spec["architecture"]):
+        classifier = load_classifier(spec)
+        if (crop := classifier.transform.crop) is not None:
+            classifier.probabilities(np.zeros((1, *crop, 3), np.uint8))
+    elif spec.get("checkpoint"):
         classifier = load_classifier(spec)
     else:
         class_names, transform = describe_classifier(spec)
-        with torch.device("meta"):  # shapes and names only: no memory, no time
-            model = build_architecture(
-                spec["architecture"], len(class_names), spec.get("keep_resolution", ())
-            )
+        build = partial(
+            build_architecture,
+            spec["architecture"],
+            len(class_names),
+            spec.get("keep_resolution", ()),
+        )
+        try:
+            with torch.device("meta"):  # shapes and names only: no memory, no time
+                model = build()
+        except NotImplementedError:  # RegNets compute their widths with tensors
+            model = build()
         classifier = Classifier(spec["name"], model, class_names, transform)
     for layer in layers:
         classifier.layer(layer)

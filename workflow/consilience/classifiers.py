@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import importlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,23 +15,23 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
-from .convolution import accelerate
 from .errors import ConsilienceError
 from .images import Transform
+from .inference import PRECISIONS, prepare
 
 Weights = torchvision.models.WeightsEnum
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classifier ready to be asked: in evaluation mode, float32, on the CPU.
+    """A classifier ready to be asked: in evaluation mode, on the CPU.
 
     Attributes
     ----------
     name
         The name the study gives it.
     model
-        Maps float32 (n, 3, height, width) to logits (n, classes).
+        Maps float32 (n, 3, height, width) to float32 logits (n, classes).
     class_names
         One a class, in the order of the logits.
     transform
@@ -46,13 +49,19 @@ class Classifier:
         Raises
         ------
         ConsilienceError
-            If there is none: says which layers have the nearest names.
+            If there is none: says which layers have the nearest names. If it is a convolution
+            that a batch norm was folded into, whose output is no longer its own.
         """
         layers = dict(self.model.named_modules())
         layers.pop("", None)
         if name not in layers:
             raise ConsilienceError(
                 f"model {self.name!r} has no layer {name!r}; {nearest(name, layers)}"
+            )
+        if getattr(layers[name], "folded", False):
+            raise ConsilienceError(
+                f"model {self.name!r}: a batch norm was folded into layer {name!r} as it was not "
+                "to be watched; name it in `keep` of load_classifier"
             )
         return layers[name]
 
@@ -72,10 +81,20 @@ class Classifier:
         Raises
         ------
         ConsilienceError
-            If the model answers with a value that is not finite.
+            If the model answers with anything but one logit a class and picture, or with a value
+            that is not finite.
         """
         with torch.inference_mode():
             logits = self.model(self.transform.normalize(pictures))
+        expected = (len(pictures), len(self.class_names))
+        if not isinstance(logits, torch.Tensor) or logits.shape != expected:
+            what = type(logits).__name__
+            if isinstance(logits, torch.Tensor):
+                what = f"logits of shape {tuple(logits.shape)}"
+            raise ConsilienceError(
+                f"model {self.name!r} answers {len(pictures)} pictures with {what}, not with "
+                f"logits of shape {expected}; give it as many class names as it has classes"
+            )
         if not torch.isfinite(logits).all():
             raise ConsilienceError(
                 f"model {self.name!r} answers with values that are not finite; check its weights"
@@ -89,32 +108,128 @@ def nearest(word: str, words: Sequence[str] | Mapping) -> str:
     return f"did you mean {' or '.join(map(repr, close))}?" if close else "none is like it"
 
 
+@contextmanager
+def _importing_from_here() -> Iterator[None]:
+    """Let Python find modules in the working directory, before all others."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
+
+
+def call_function(name: str, arguments: Mapping) -> torch.nn.Module:
+    """Build a model with a function of the user's.
+
+    Parameters
+    ----------
+    name
+        ``module:function``, such as ``mypackage.models:make_net``; the module is looked for in the
+        working directory first, then where Python looks.
+    arguments
+        Keyword arguments of the function.
+
+    Returns
+    -------
+    torch.nn.Module
+        What it returns, in evaluation mode.
+
+    Raises
+    ------
+    ConsilienceError
+        If there is no such module or function, either fails, or it returns no module: says why.
+    """
+    place, _, attribute = name.partition(":")
+    what = f"architecture {name!r}"
+    with _importing_from_here():
+        try:
+            module = importlib.import_module(place)
+        except Exception as error:  # whatever the user's code raises
+            raise ConsilienceError(
+                f"{what}: module {place!r} cannot be imported from {Path.cwd()} ({_reason(error)})"
+            ) from error
+        function = getattr(module, attribute, None)
+        if not callable(function):
+            public = [key for key, value in vars(module).items() if callable(value)]
+            raise ConsilienceError(
+                f"{what}: module {place!r} has no function {attribute!r}; "
+                f"{nearest(attribute, public)}"
+            )
+        try:
+            model = function(**arguments)
+        except Exception as error:
+            given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+            raise ConsilienceError(
+                f"{what}: {attribute}({given}) fails ({_reason(error)}); `arguments` of the model "
+                "must be what the function takes"
+            ) from error
+    if not isinstance(model, torch.nn.Module):
+        raise ConsilienceError(
+            f"{what}: {attribute} returns a {type(model).__name__}, not a torch.nn.Module"
+        )
+    return model.eval()
+
+
+def _reason(error: Exception) -> str:
+    """Say an exception in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def is_function(architecture: str) -> bool:
+    """Say whether an architecture is a function of the user's, ``module:function``."""
+    return ":" in architecture
+
+
 def build_architecture(
     architecture: str,
     classes: int,
     keep_resolution: Sequence[str] = (),
     weights: Weights | None = None,
+    arguments: Mapping | None = None,
 ) -> torch.nn.Module:
-    """Build a torchvision classifier with random weights.
+    """Build a classifier: torchvision's with random weights, or a function's of the user.
 
     Parameters
     ----------
     architecture
-        A name of ``torchvision.models.list_models(module=torchvision.models)``.
+        A name of ``torchvision.models.list_models(module=torchvision.models)``, or
+        ``module:function`` as :func:`call_function` takes it.
     classes
-        Number of logits.
+        Number of logits; a function of the user's is not told.
     keep_resolution
         Stages (such as ``layer4`` of a ResNet) whose first block gets stride 1 instead of 2, so
         that their output has twice the positions along each side.
     weights
         torchvision weights that the model is made for: the few architectures that differ with
         them are built as those want them. They are not loaded.
+    arguments
+        Of a function of the user's.
 
     Raises
     ------
     ConsilienceError
         If there is no such architecture or stage.
     """
+    if is_function(architecture):
+        model = call_function(architecture, arguments or {})
+    else:
+        model = _build_torchvision(architecture, classes, weights)
+    stages = dict(model.named_children())
+    for stage in keep_resolution:
+        if stage not in stages:
+            raise ConsilienceError(
+                f"keep_resolution: {architecture} has no stage {stage!r}; {nearest(stage, stages)}"
+            )
+        for module in stages[stage].modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.stride = (1, 1)
+    return model
+
+
+def _build_torchvision(architecture: str, classes: int, weights: Weights | None) -> torch.nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if architecture not in known:
         raise ConsilienceError(
@@ -128,19 +243,9 @@ def build_architecture(
         extra["transform_input"] = True
     if architecture.startswith("vit_") and weights is not None:
         extra["image_size"] = weights.meta["min_size"][0]
-    model = torchvision.models.get_model(
+    return torchvision.models.get_model(
         architecture, weights=None, num_classes=classes, **extra
     ).eval()
-    stages = dict(model.named_children())
-    for stage in keep_resolution:
-        if stage not in stages:
-            raise ConsilienceError(
-                f"keep_resolution: {architecture} has no stage {stage!r}; {nearest(stage, stages)}"
-            )
-        for module in stages[stage].modules():
-            if isinstance(module, torch.nn.Conv2d):
-                module.stride = (1, 1)
-    return model
 
 
 def find_weights(architecture: str, name: str) -> Weights:
@@ -225,52 +330,96 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def _named_weights(spec: Mapping) -> Weights | None:
+    """Return the torchvision weights that a model of the study names, if any."""
+    named = spec.get("weights") or spec.get("preprocessing")
+    return find_weights(spec["architecture"], named) if named else None
+
+
+def find_class_names(spec: Mapping) -> tuple[str, ...]:
+    """Return the class names of a study's model without building it.
+
+    Parameters
+    ----------
+    spec
+        An entry of the study's ``models``. Class names come from ``classes`` (a file, or a list),
+        else from the torchvision weights that ``weights`` or ``preprocessing`` names.
+
+    Raises
+    ------
+    ConsilienceError
+        If neither says them, or they cannot be read.
+    """
+    classes = spec.get("classes")
+    if isinstance(classes, str):
+        return read_class_names(classes)
+    if classes is not None:
+        return tuple(classes)
+    if (entry := _named_weights(spec)) is not None:
+        return tuple(entry.meta["categories"])
+    raise ConsilienceError(
+        f"model {spec['name']!r}: class names are not known; give classes, or preprocessing"
+    )
+
+
+def collect_class_names(specs: Sequence[Mapping]) -> tuple[str, ...]:
+    """Return the class names of several models as words: each once, sorted.
+
+    Underscores become spaces; names that are blank (classes that a list leaves out) fall away.
+    """
+    names = {
+        " ".join(n.replace("_", " ").split()) for spec in specs for n in find_class_names(spec)
+    }
+    return tuple(sorted(names - {""}))
+
+
 def describe_classifier(spec: Mapping) -> tuple[tuple[str, ...], Transform]:
     """Return class names and preprocessing of a study's model without building it.
 
     Parameters
     ----------
     spec
-        An entry of the study's ``models``. Class names come from ``classes`` (a file, or a list),
-        else from the torchvision weights that ``weights`` or ``preprocessing`` names; likewise
-        the preprocessing from ``transform``, else from those weights.
+        As :func:`find_class_names` takes it. The preprocessing comes from ``transform``, else
+        from the torchvision weights that ``weights`` or ``preprocessing`` names.
+
+    Raises
+    ------
+    ConsilienceError
+        If either is not known.
     """
-    named = spec.get("weights") or spec.get("preprocessing")
-    entry = find_weights(spec["architecture"], named) if named else None
-    classes = spec.get("classes")
-    if classes is None and entry is not None:
-        class_names = tuple(entry.meta["categories"])
-    elif isinstance(classes, str):
-        class_names = read_class_names(classes)
-    elif classes is not None:
-        class_names = tuple(classes)
-    else:
-        raise ConsilienceError(
-            f"model {spec['name']!r}: class names are not known; give classes, or preprocessing"
-        )
+    entry = _named_weights(spec)
+    class_names = find_class_names(spec)
     if spec.get("transform"):
-        transform = Transform.from_dict(spec["transform"])
-    elif entry is not None:
-        transform = transform_of(entry)
-    else:
-        raise ConsilienceError(
-            f"model {spec['name']!r}: its preprocessing is not known; give transform, or "
-            "preprocessing (the name of torchvision weights that were trained alike)"
-        )
-    return class_names, transform
+        return class_names, Transform.from_dict(spec["transform"])
+    if entry is not None:
+        return class_names, transform_of(entry)
+    raise ConsilienceError(
+        f"model {spec['name']!r}: its preprocessing is not known; give transform, or "
+        "preprocessing (the name of torchvision weights that were trained alike)"
+    )
 
 
-def load_classifier(spec: Mapping, checkpoint: str | Path | None = None) -> Classifier:
+def load_classifier(
+    spec: Mapping,
+    checkpoint: str | Path | None = None,
+    keep: Sequence[str] | None = None,
+) -> Classifier:
     """Load a model of the study.
 
     Parameters
     ----------
     spec
-        An entry of the study's ``models``: ``name``, ``architecture``, ``keep_resolution``, what
-        :func:`describe_classifier` reads, and ``weights`` or ``checkpoint``.
+        An entry of the study's ``models``: ``name``, ``architecture``, ``arguments``,
+        ``keep_resolution``, ``precision``, what :func:`describe_classifier` reads, and ``weights``
+        or ``checkpoint``; a function of the user's may bring its weights itself. ``untrained``, a
+        seed, instead of these: random weights as the architecture draws them, or for a function
+        of the user's as PyTorch draws them layer by layer.
     checkpoint
         Where its weights lie; by default ``spec["checkpoint"]``, else torchvision's ``weights``
         are fetched into PyTorch's hub folder.
+    keep
+        Names of the layers that will be watched, so that other convolutions can take their batch
+        norms in (:func:`consilience.inference.prepare`). By default any layer may be.
 
     Raises
     ------
@@ -278,26 +427,62 @@ def load_classifier(spec: Mapping, checkpoint: str | Path | None = None) -> Clas
         If the checkpoint does not fit the architecture or the class names: names the keys.
     """
     class_names, transform = describe_classifier(spec)
-    named = spec.get("weights") or spec.get("preprocessing")
+    precision = spec.get("precision", "float32")
+    if precision not in PRECISIONS:
+        raise ConsilienceError(
+            f"model {spec['name']!r}: precision {precision!r} must be {' or '.join(PRECISIONS)}"
+        )
+    untrained = spec.get("untrained")
+    if untrained is not None:
+        torch.manual_seed(untrained)
     model = build_architecture(
         spec["architecture"],
         len(class_names),
         spec.get("keep_resolution", ()),
-        find_weights(spec["architecture"], named) if named else None,
+        _named_weights(spec),
+        spec.get("arguments"),
     )
     checkpoint = checkpoint or spec.get("checkpoint")
-    if checkpoint is None:
-        entry = find_weights(spec["architecture"], spec["weights"])
-        try:
-            state = entry.get_state_dict(progress=False, check_hash=True)
-        except (OSError, RuntimeError) as error:  # no network; another hash than the file's name
-            raise ConsilienceError(
-                f"model {spec['name']!r}: weights {spec['weights']} cannot be fetched from "
-                f"{entry.url} ({error}); fetch that file elsewhere and give it as checkpoint"
-            ) from None
-        checkpoint = entry.url
-    else:
-        state = read_state_dict(checkpoint)
+    if untrained is not None:
+        if is_function(spec["architecture"]):
+            _forget(model, untrained)
+    elif checkpoint is not None:
+        _load_weights(model, read_state_dict(checkpoint), checkpoint, spec, len(class_names))
+    elif not is_function(spec["architecture"]):
+        _load_weights(model, *_fetch_weights(spec), spec, len(class_names))
+    model.eval().requires_grad_(False)
+    prepare(model, keep, precision)
+    return Classifier(spec["name"], model, class_names, transform)
+
+
+def _forget(model: torch.nn.Module, seed: int) -> None:
+    """Draw all weights anew, layer by layer."""
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if callable(getattr(module, "reset_parameters", None)):
+            module.reset_parameters()
+
+
+def _fetch_weights(spec: Mapping) -> tuple[Mapping[str, torch.Tensor], str]:
+    """Fetch torchvision's weights, or find them fetched: the state dict, and where it is from."""
+    entry = find_weights(spec["architecture"], spec["weights"])
+    try:
+        return entry.get_state_dict(progress=False, check_hash=True), entry.url
+    except (OSError, RuntimeError) as error:  # no network; another hash than the file's name
+        raise ConsilienceError(
+            f"model {spec['name']!r}: weights {spec['weights']} cannot be fetched from "
+            f"{entry.url} ({error}); fetch that file elsewhere and give it as checkpoint"
+        ) from None
+
+
+def _load_weights(
+    model: torch.nn.Module,
+    state: Mapping[str, torch.Tensor],
+    source: str | Path,
+    spec: Mapping,
+    classes: int,
+) -> None:
+    """Give a model its weights, or say how these do not fit it."""
     own = model.state_dict()
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     # The auxiliary heads of GoogLeNet and Inception play no part in evaluation.
@@ -313,9 +498,7 @@ def load_classifier(spec: Mapping, checkpoint: str | Path | None = None) -> Clas
     said += shapes[:1]
     if said:
         raise ConsilienceError(
-            f"{checkpoint}: does not fit {spec['architecture']} with {len(class_names)} classes: "
+            f"{source}: does not fit {spec['architecture']} with {classes} classes: "
             + "; ".join(said)
         )
     model.load_state_dict(state, strict=False)
-    accelerate(model)
-    return Classifier(spec["name"], model.eval().requires_grad_(False), class_names, transform)

@@ -60,7 +60,7 @@ def tokenize(texts: Sequence[str], context_length: int = 77) -> torch.Tensor:
             except RuntimeError:
                 shown = text if len(text) <= 60 else text[:57] + "..."
                 raise ConsilienceError(
-                    f"concept {shown!r}: longer than the {context_length} tokens that CLIP takes; "
+                    f"text {shown!r}: longer than the {context_length} tokens that CLIP takes; "
                     "shorten it"
                 ) from None
         raise
@@ -195,7 +195,10 @@ def load_clip(path_or_name: str | Path) -> ClipEncoder:
             f"{nearest(name, names)}"
         )
     try:
-        model, preprocess = clip.load(name, device="cpu")
+        with warnings.catch_warnings():
+            # clip.load tries first whether the file is an archive of TorchScript.
+            warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", FutureWarning)
+            model, preprocess = clip.load(name, device="cpu")
     except OSError as error:  # urllib's errors among them
         raise ConsilienceError(
             f"clip {name!r}: cannot be read or fetched ({error}); fetch its file elsewhere and "
@@ -222,11 +225,14 @@ class ConceptList:
         Lines that hold nothing, by number, from 1.
     repeated
         Lines that hold a word that an earlier line has, by number, with the word.
+    cleaned
+        Lines from which characters that are not seen were removed, by number.
     """
 
     words: tuple[str, ...]
     blank: tuple[int, ...]
     repeated: tuple[tuple[int, str], ...]
+    cleaned: tuple[int, ...]
 
     def __str__(self) -> str:
         """Say in a line what was kept and what was left out."""
@@ -237,6 +243,10 @@ class ConceptList:
             shown = ", ".join(f"{word!r} (line {line})" for line, word in self.repeated[:5])
             more = f" and {len(self.repeated) - 5} more" if len(self.repeated) > 5 else ""
             said += f"; {len(self.repeated)} repeated left out: {shown}{more}"
+        if self.cleaned:
+            shown = ", ".join(map(str, self.cleaned[:5]))
+            more = f" and {len(self.cleaned) - 5} more" if len(self.cleaned) > 5 else ""
+            said += f"; invisible characters removed from line {shown}{more}"
         return said
 
 
@@ -244,7 +254,9 @@ def read_concepts(path: str | Path) -> ConceptList:
     """Read concept words, one a line.
 
     UTF-8 with or without a byte order mark; lines end in LF, CRLF or CR. Blank lines and words
-    that were there before are left out and reported. Case counts.
+    that were there before are left out and reported, and so are characters that are not seen
+    (Unicode's category Cf: zero-width spaces and joiners, soft hyphens, byte order marks). Case
+    counts.
 
     Raises
     ------
@@ -259,12 +271,15 @@ def read_concepts(path: str | Path) -> ConceptList:
         raise ConsilienceError(
             f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
         ) from None
-    words, blank, repeated = {}, [], []
+    words, blank, repeated, cleaned = {}, [], [], []
     # Not splitlines: it would also split at separators that a phrase may hold.
     lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
     for number, line in enumerate(lines, start=1):
-        # Files that were joined keep their byte order marks; zero-width spaces come with copying.
-        word = " ".join(line.replace("\ufeff", " ").replace("\u200b", " ").split())
+        # They come with copying, and byte order marks with joining files.
+        seen = "".join(c for c in line if unicodedata.category(c) != "Cf")
+        if seen != line:
+            cleaned.append(number)
+        word = " ".join(seen.split())
         if not word:
             blank.append(number)
         elif any(unicodedata.category(character) == "Cc" for character in word):
@@ -277,4 +292,4 @@ def read_concepts(path: str | Path) -> ConceptList:
             words[word] = None
     if not words:
         raise ConsilienceError(f"{path}: no concept in it; write one a line")
-    return ConceptList(tuple(words), tuple(blank), tuple(repeated))
+    return ConceptList(tuple(words), tuple(blank), tuple(repeated), tuple(cleaned))

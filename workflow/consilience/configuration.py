@@ -110,7 +110,9 @@ def _describe(error: jsonschema.ValidationError) -> str:
         hint = f"did you mean {close[0]!r}?" if close else f"it must be one of {', '.join(allowed)}"
         return f"{key}: {_shown(value)} is not known; {hint}"
     if rule == "oneOf" and all("required" in option for option in error.validator_value):
+        always = error.schema.get("required", ())
         options = [option["required"][0] for option in error.validator_value]
+        options = [name for name in options if name not in always]
         given = [name for name in options if name in value] if isinstance(value, Mapping) else []
         had = f"has {' and '.join(given)}" if given else "has none of them"
         return f"{key}: give exactly one of {', '.join(options)}; it {had}"
@@ -164,6 +166,22 @@ def _problems(study: Mapping) -> Iterator[str]:
         key = f"models[{index}] ({model['name']})"
         if "train" in model and not has_world:
             yield f"{key}.train: this study has no world; give weights or a checkpoint instead"
+        if ":" in model["architecture"]:
+            for name, other in (
+                ("train", "a checkpoint, or weights that the function brings"),
+                ("weights", "a checkpoint, or weights that the function brings"),
+                ("preprocessing", "classes and transform"),
+            ):
+                if model.get(name):
+                    yield (
+                        f"{key}.{name}: is for classifiers of torchvision, not for a function of "
+                        f"your own; give {other}"
+                    )
+        elif model["arguments"]:
+            yield (
+                f"{key}.arguments: are for a function of your own (architecture: module:function), "
+                "not for a classifier of torchvision; remove them"
+            )
         if "checkpoint" in model:
             yield from check_file(f"{key}.checkpoint", model["checkpoint"])
         if isinstance(model["classes"], str):

@@ -128,10 +128,10 @@ class Transform:
         """
         import torch  # here, so that steps which only fit pictures do not pay for it
 
-        scaled = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 255
+        scaled = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(255)
         mean = torch.tensor(self.mean).view(1, 3, 1, 1)
         std = torch.tensor(self.std).view(1, 3, 1, 1)
-        return ((scaled - mean) / std).contiguous()
+        return scaled.sub_(mean).div_(std).contiguous()
 
 
 def hash_bytes(data: bytes) -> str:

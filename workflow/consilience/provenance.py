@@ -40,12 +40,17 @@ def _parse(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
                 modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.Import):
             packages.update(alias.name.split(".")[0] for alias in node.names)
-        if isinstance(
-            node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-        ) and ast.get_docstring(node, clean=False):
-            node.body = node.body[1:]
     own = frozenset(name for name in modules if (LIBRARY / f"{name}.py").is_file())
-    return ast.dump(tree), own, frozenset(packages)
+    return _dump(tree), own, frozenset(packages)
+
+
+def _dump(tree: ast.Module) -> str:
+    """Write a module's code out without comments, docstrings and layout; the tree is changed."""
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    for node in ast.walk(tree):
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False):
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 @cache
@@ -86,6 +91,58 @@ def digest(script: str | Path) -> str:
     """
     code, versions = dependencies(script)
     return hashlib.sha256(repr((code, versions)).encode()).hexdigest()[:16]
+
+
+def digest_module(name: str, folder: str | Path = ".") -> str:
+    """Return a digest of a module of the user's and of all that it imports from ``folder``.
+
+    As :func:`digest` does for ours: comments do not count, versions of packages do. Nothing is
+    imported. Files that the code reads are not seen.
+
+    Parameters
+    ----------
+    name
+        Such as ``mypackage.models``.
+    folder
+        Where the user's modules lie. A module that is not there counts by its package's version.
+    """
+    folder = Path(folder)
+    code, waiting, seen, packages = {}, [name], set(), set()
+    while waiting:
+        dotted = waiting.pop()
+        if dotted in seen:
+            continue
+        seen.add(dotted)
+        parts = dotted.split(".")
+        place = folder.joinpath(*parts)
+        places = (place.with_suffix(".py"), place / "__init__.py")
+        path = next((path for path in places if path.is_file()), None)
+        if len(parts) > 1:  # importing a module runs the packages that it lies in
+            waiting.append(".".join(parts[:-1]))
+        if path is None:
+            # The last part may be a name in its package, which is on the list already.
+            if not folder.joinpath(parts[0]).is_dir():
+                packages.add(parts[0])
+            continue
+        key = path.relative_to(folder).as_posix()
+        data = path.read_bytes()
+        try:
+            tree = ast.parse(data)
+        except (SyntaxError, ValueError):  # the check will say so
+            code[key] = repr(data)
+            continue
+        package = parts if path.name == "__init__.py" else parts[:-1]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import):
+                waiting += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                base = package[: len(package) + 1 - node.level] if node.level else []
+                base = base + (node.module.split(".") if node.module else [])
+                waiting += [".".join([*base, alias.name]) for alias in node.names]
+        code[key] = _dump(tree)
+    versions = {package: package_version(package) for package in packages}
+    found = sorted(code.items()), sorted(versions.items())
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
 # What a reader of a report needs to run the study again.

@@ -25,10 +25,7 @@ from torchvision.models import resnet
 from . import tables
 from .classifiers import Classifier, build_architecture, nearest
 from .errors import ConsilienceError
-from .images import Transform
-
-TRANSFORM = Transform(mean=(0.5,) * 3, std=(0.5,) * 3)
-"""Preprocessing of the trained classifiers: the picture as it is, on the scale [-1, 1]."""
+from .world import TRANSFORM
 
 CLASSIFIER_SETTINGS = {
     "learning_rate": 0.004,
@@ -311,8 +308,8 @@ def train_classifier(
     Returns
     -------
     torch.nn.Module
-        In evaluation mode. Its preprocessing is ``TRANSFORM``. The same arguments give the same
-        bits on one machine with one thread count.
+        In evaluation mode. Its preprocessing is ``world.TRANSFORM``. The same arguments give the
+        same bits on one machine with one thread count.
 
     Raises
     ------

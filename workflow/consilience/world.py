@@ -19,10 +19,13 @@ from functools import lru_cache
 import numpy as np
 
 from .errors import ConsilienceError
-from .images import encode_png, hash_bytes
+from .images import Transform, encode_png, hash_bytes
 
 VERSION = 1
 """Version of the world. Whatever changes a rendered picture makes a new one."""
+
+TRANSFORM = Transform(mean=(0.5,) * 3, std=(0.5,) * 3)
+"""Preprocessing of the classifiers trained on it: the picture as it is, on the scale [-1, 1]."""
 
 OBJECTS = ("ball", "box", "triangle", "star", "cross", "ring", "heart", "moon", "arrow", "leaf")
 SCENES = ("brick", "water", "grass", "sand", "sky", "wood", "tile", "gravel", "night", "marble")

@@ -1,6 +1,6 @@
-"""Embed the concept words with CLIP."""
+"""Embed the concept words, and the class names of the dissected models, with CLIP."""
 
-from consilience import clip_encoder, steps, tables, world
+from consilience import classifiers, clip_encoder, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
@@ -11,9 +11,13 @@ with steps.logged(snakemake.log[0]) as log:
         words = concepts.words
     else:
         words = world.concepts()
+    class_names = classifiers.collect_class_names(params.models)
+    log(f"{len(class_names)} class names of {len(params.models)} models")
     encoder = clip_encoder.load_clip(params.name or snakemake.input.clip[0])
-    vectors = encoder.embed_texts(words)
-    embeddings = [
-        {"key": word, "values": vector} for word, vector in zip(words, vectors, strict=True)
-    ]
-    tables.write_table(embeddings, snakemake.output[0], tables.EMBEDDINGS)
+    for keys, path in (
+        (words, snakemake.output.concepts),
+        (class_names, snakemake.output.class_names),
+    ):
+        vectors = encoder.embed_texts(keys)
+        rows = [{"key": key, "values": vector} for key, vector in zip(keys, vectors, strict=True)]
+        tables.write_table(rows, path, tables.EMBEDDINGS)

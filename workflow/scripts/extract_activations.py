@@ -5,8 +5,12 @@ from consilience import activations, classifiers, images, steps, tables
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
     steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights)
+    classifier = classifiers.load_classifier(
+        params.model, *snakemake.input.weights, keep=params.layers
+    )
     rows = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
     pictures = ((row["name"], images.read_picture(row)) for row in rows if row["error"] is None)
-    recorded = activations.extract_activations(classifier, pictures, params.layers, batch_size=32)
-    tables.write_table(recorded, snakemake.output[0], tables.ACTIVATIONS)
+    recorded = activations.extract_activations(
+        classifier, pictures, params.layers, batch_size=32, pool=params.pool, tokens=params.tokens
+    )
+    tables.write_table(recorded, snakemake.output[0], tables.ACTIVATIONS, group_by="layer")
