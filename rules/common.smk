@@ -152,9 +152,9 @@ def untrained_spec(name):
     """The same for a network that was never trained."""
     spec = model_spec(name)
     spec = {key: spec[key] for key in spec if key not in ("weights", "checkpoint")}
-    if "weights" in MODELS[name]:
+    if MODELS[name].get("weights") and not spec.get("preprocessing"):
         # Their class names and preprocessing, but not they themselves.
-        spec.setdefault("preprocessing", MODELS[name]["weights"])
+        spec["preprocessing"] = MODELS[name]["weights"]
     return ordered(spec | {"untrained": SEED})
 
 
