@@ -6,8 +6,8 @@ concept. A label *stands* if
 - so great a similarity is unlikely for a neuron that is independent of the pictures (the p-value of
   the maximum over concepts, adjusted by Benjamini and Hochberg over the layer's neurons). That says
   only that the neuron is not independent of the pictures, not that the word is right;
-- it is greater than an untrained network's neurons get (:data:`UNTRAINED_QUANTILE`), measured
-  against the same prior;
+- it is greater than an untrained network's neurons get, concept by concept: see
+  :func:`beat_untrained`;
 - on held-out pictures the label's cosines find those that activate the neuron most, better than
   chance (the interval of the AUROC lies above one half) and better than the runner-up's. The
   interval of the difference is not asked for: of two near synonyms neither would stand.
@@ -15,17 +15,83 @@ concept. A label *stands* if
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import false_discovery_control, rankdata
 
 UNTRAINED_QUANTILE = 0.95
 
-ACTIVE_SHARE = 0.1
-"""Share of the held-out pictures that count as activating a neuron."""
+ACTIVE_SHARE = 0.05
+"""Share of the held-out pictures that count as activating a neuron, as in rank reorder."""
 
-DRAWS = 20
-"""Draws of the null distribution for each neuron of a layer."""
+DRAWS, LEAST_DRAWS = 20, 2000
+"""Draws of the null distribution for each neuron of a layer, and at least."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation over neurons of the similarity to each concept.
+
+    Neurons that a similarity is not defined for are left out.
+    """
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    @classmethod
+    def of(cls, similarities: np.ndarray) -> Moments:
+        """Take them over the rows of a matrix, shape (neurons, concepts)."""
+        known = np.isfinite(similarities)
+        count = np.maximum(known.sum(axis=0), 1)
+        mean = np.where(known, similarities, 0).sum(axis=0) / count
+        spread = np.where(known, similarities - mean, 0)
+        return cls(mean, np.sqrt((spread**2).sum(axis=0) / count))
+
+    @classmethod
+    def join(cls, blocks: Sequence[Moments]) -> Moments:
+        """Put those of blocks of concepts side by side."""
+        return cls(
+            np.concatenate([block.mean for block in blocks]),
+            np.concatenate([block.deviation for block in blocks]),
+        )
+
+    def standardize(self, values: np.ndarray, concepts: np.ndarray) -> np.ndarray:
+        """Return how many deviations above the mean of its concept each value lies.
+
+        Infinite where all neurons of the moments are equally similar to the concept.
+        """
+        above = values - self.mean[concepts]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            standard = above / self.deviation[concepts]
+        return np.where(self.deviation[concepts] > 0, standard, np.sign(above) * np.inf)
+
+
+def beat_untrained(
+    values: np.ndarray,
+    concepts: np.ndarray,
+    moments: Moments,
+    untrained: np.ndarray,
+) -> np.ndarray:
+    """Ask whether labels fit better than an untrained network's neurons would make one expect.
+
+    Random weights already tell dark from bright and smooth from rough, so that some concepts come
+    for nothing and others do not. So a neuron's similarity to its label is standardised by the
+    untrained neurons' similarities to the same concept, and has to be greater than the
+    :data:`UNTRAINED_QUANTILE` of what untrained neurons reach with labels of their own.
+
+    Parameters
+    ----------
+    values, concepts
+        Similarity of each neuron to its label, and the label's index; shape (neurons,).
+    moments
+        Of the untrained neurons' similarities to all concepts, against the same prior.
+    untrained
+        The untrained neurons' own labels, standardised likewise against their own prior.
+    """
+    return moments.standardize(values, concepts) > np.quantile(untrained, UNTRAINED_QUANTILE)
 
 
 def p_values(observed: np.ndarray, null: np.ndarray) -> np.ndarray:

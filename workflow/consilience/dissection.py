@@ -205,7 +205,7 @@ class _Labels:
     names: dict[int, str]
     resampled: np.ndarray
     p: np.ndarray
-    untrained: np.ndarray = field(default_factory=lambda: np.empty(0))
+    beats_untrained: np.ndarray | None = None
     auroc: dict[str, np.ndarray] = field(default_factory=dict)
     stable_pictures: np.ndarray | None = None
     stable_concepts: np.ndarray | None = None
@@ -350,12 +350,14 @@ class _Layer:
         labelling = np.flatnonzero(self.parts < 2)
         pool = sample(labelling, self.keys, max(POOL, terms.top_k))
         rankings = {"label": top.pictures[:, : terms.top_k]}
-        rankings["chance"] = _draw(pool, calibration.DRAWS * len(self.alive), terms.top_k, rng)
+        draws = max(calibration.DRAWS * len(self.alive), calibration.LEAST_DRAWS)
+        rankings["chance"] = _draw(pool, draws, terms.top_k, rng)
         if untrained is not None:
-            # Its neurons stand against the prior of those that are judged.
             other = _Layer.collect(untrained, self.keys, self.layer, self.similarity, self.settings)
             if len(other.alive):
+                # Against the prior of the neurons that are judged, and against its own.
                 rankings["untrained"] = other.top().pictures[:, : terms.top_k]
+                rankings["untrained, its own"] = rankings["untrained"]
         for resample in range(resamples):
             rankings[f"resample {resample}"] = _resample(top, terms.top_k, resample)
         cosines, names = self._store(
@@ -369,10 +371,19 @@ class _Layer:
             for name, ranked in rankings.items()
         }
         prior_of = {name: "label" for name in ("chance", "untrained") if name in rankings}
+        moments: dict[str, list] = {name: [] for name in rankings if name.startswith("untrained")}
         for block, values in scan_concepts(cosines, rankings, terms, prior_of):
             for name, found in values.items():
                 best[name].add(block, found)
+                if name in moments:
+                    moments[name].append(calibration.Moments.of(found))
         label = best["label"].concepts[:, 0]
+        beats = None
+        if moments:
+            same, own = (calibration.Moments.join(blocks) for blocks in moments.values())
+            reached = best["untrained, its own"]
+            reached = own.standardize(reached.values[:, 0], reached.concepts[:, 0])
+            beats = calibration.beat_untrained(best["label"].values[:, 0], label, same, reached)
         columns = [best[f"resample {n}"].concepts for n in range(resamples)]
         return _Labels(
             best=best["label"],
@@ -381,7 +392,7 @@ class _Layer:
             if columns
             else np.empty((len(label), 0), dtype=np.int32),
             p=calibration.p_values(best["label"].values[:, 0], best["chance"].values[:, 0]),
-            untrained=best["untrained"].values[:, 0] if "untrained" in best else np.empty(0),
+            beats_untrained=beats,
             auroc=self._test_on_held_out(cosines, best["label"]),
             stable_pictures=self._compare_halves(cosines, halves),
             stable_concepts=self._leave_concepts_out(cosines, concepts, rankings, terms, label),
@@ -445,16 +456,24 @@ class _Layer:
             often = draw_weights(self.keys[sampled], resample)
             again = np.repeat(np.arange(len(near)), often)
             resampled[:, resample] = compare(activations[again], near[again]).argmax(axis=1)
-        of_untrained = np.empty(0)
+        own = compare(activations, near)
+        beats = None
         if untrained is not None:
             other = _Layer.collect(untrained, self.keys, self.layer, self.similarity, self.settings)
-            of_untrained = compare(other.sampled_activations[order], near).max(axis=1)
+            if len(other.alive):
+                random = compare(other.sampled_activations[order], near)
+                labels_of = random.argmax(axis=1)
+                moments = calibration.Moments.of(random)
+                reached = moments.standardize(random.max(axis=1), labels_of)
+                beats = calibration.beat_untrained(
+                    own.max(axis=1), own.argmax(axis=1), moments, reached
+                )
         return _Labels(
             best=best,
             names=names,
             resampled=resampled,
-            p=calibration.p_values(compare(activations, near).max(axis=1), null),
-            untrained=of_untrained,
+            p=calibration.p_values(own.max(axis=1), null),
+            beats_untrained=beats,
             auroc=self._test_on_held_out(cosines, best),
             stable_pictures=None if labels is None else labels[0] == labels[1],
             # What a concept scores does not depend on the others.
@@ -592,11 +611,9 @@ def _describe(model, study: _Layer, found: _Labels, concepts, asked, significanc
     best, words = found.best, concepts.words
     top = study.top().pictures
     q = calibration.adjust(found.p)
-    threshold = None
-    if len(found.untrained):
-        threshold = np.quantile(found.untrained, calibration.UNTRAINED_QUANTILE)
-    elif asked:  # an untrained network none of whose neurons reacts
-        threshold = -np.inf
+    beats = found.beats_untrained
+    if beats is None and asked:  # an untrained network none of whose neurons reacts
+        beats = np.ones(len(found.p), dtype=bool)
     for index, unit in enumerate(study.alive):
         row = rows[unit]
         values = best.values[index]
@@ -616,7 +633,7 @@ def _describe(model, study: _Layer, found: _Labels, concepts, asked, significanc
             "margin": float(values[0] - values[1]) if np.isfinite(values[1]) else None,
             "p_value": float(found.p[index]),
             "q_value": float(q[index]),
-            "beats_untrained": None if threshold is None else bool(values[0] > threshold),
+            "beats_untrained": None if beats is None else bool(beats[index]),
             **area,
             "stable_pictures": None
             if found.stable_pictures is None
@@ -646,7 +663,7 @@ def _judge(row: Mapping, significance: float) -> dict:
     return {"stands": (not doubts) if doubts or known else None, "doubts": doubts}
 
 
-TEMPERATURES = (20.0, 10.0, 5.0, 2.0, 1.0, 0.5)
+TEMPERATURES = (20.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
 """Candidates for the inverse temperature, the paper's own among them."""
 
 

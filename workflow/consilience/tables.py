@@ -110,7 +110,7 @@ NEURONS = _schema(
     # pictures, and the same adjusted over the layer (Benjamini and Hochberg).
     p_value=_optional(_real),
     q_value=_optional(_real),
-    # Whether the similarity is above the 95th percentile of an untrained network's neurons.
+    # Whether the label fits better than an untrained network's neurons would make one expect.
     beats_untrained=_optional(pa.bool_()),
     # How well the label's cosines tell the held-out pictures that activate the neuron most from
     # the others, with a 95 % interval; and the same of the runner-up.
