@@ -1,4 +1,5 @@
 # What the rules share: the study, its models, and helper functions. No rules.
+import re
 import sys
 from pathlib import Path
 
@@ -38,7 +39,7 @@ wildcard_constraints:
     batch=r"\d+",
     shard=r"\d+",
     model="|".join(MODELS),
-    method="|".join(STUDY["cam"]["methods"]),
+    method="|".join(map(re.escape, STUDY["cam"]["methods"])),
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
@@ -110,6 +111,12 @@ def model_spec(name):
         spec["classes"] = list(names)
         spec["transform"] = {"mean": [0.5] * 3, "std": [0.5] * 3}
     return ordered(spec)
+
+
+def cam_layers(name):
+    """The layers that the model's class activation maps are taken from."""
+    layers = MODELS[name]["cam_layer"]
+    return layers if isinstance(layers, list) else [layers]
 
 
 def weights_of(name):

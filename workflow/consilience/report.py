@@ -83,6 +83,16 @@ METHODS = {
     "grad-cam": "Grad-CAM",
     "score-cam": "Score-CAM",
     "ablation-cam": "Ablation-CAM",
+    "grad-cam++": "Grad-CAM++",
+    "grad-cam-elementwise": "Grad-CAM, element by element",
+    "hirescam": "HiResCAM",
+    "xgrad-cam": "XGrad-CAM",
+    "layer-cam": "Layer-CAM",
+    "eigen-grad-cam": "Eigen-Grad-CAM",
+    "seg-eigen-cam": "Seg-Eigen-CAM",
+    "eigen-cam": "Eigen-CAM",
+    "kpca-cam": "KPCA-CAM",
+    "fem": "FEM",
     "lime": "LIME",
 }
 
