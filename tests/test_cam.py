@@ -1,6 +1,7 @@
 """Tests of class activation maps, held against pytorch-grad-cam."""
 
 import copy
+import gc
 import logging
 import os
 from pathlib import Path
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import pytorch_grad_cam
 import torch
+import torchvision
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.utils.reshape_transforms import vit_reshape_transform
 from torch import nn
 
 from consilience import cam, classifiers, configuration, images, report, tables
@@ -161,6 +164,155 @@ def test_torchvision_maps_are_the_librarys(architecture, layer, method):
     np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
 
 
+def calibrate(model, side):
+    """Let batch normalisations take their statistics from noise, so that layers tell pictures."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0)))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer", "side"),
+    [
+        ("resnet50", "layer1.0.conv2", 32),
+        ("mobilenet_v3_small", "features.3.block.1", 64),
+        ("densenet121", "features.denseblock1.denselayer2", 32),
+        ("efficientnet_b0", "features.2", 64),
+        ("squeezenet1_0", "features.5", 64),
+        ("vgg11", "features.1", 32),
+        ("googlenet", "inception3a.branch3", 64),
+        ("inception_v3", "Conv2d_2b_3x3", 75),
+        ("convnext_tiny", "features.1.0", 32),
+        ("regnet_y_400mf", "trunk_output.block1", 32),
+        ("shufflenet_v2_x0_5", "stage2", 32),
+    ],
+)
+def test_families_of_torchvision(architecture, layer, side, caplog):
+    """Each kind of method gives the library's map, and Ablation-CAM need not run the whole."""
+    torch.manual_seed(1)
+    classifier = wrap(calibrate(classifiers.build_architecture(architecture, CLASSES), side))
+    view = np.random.default_rng(1).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    target = classifiers_choice(classifier, view)
+    for method in ("grad-cam", "score-cam", "ablation-cam"):
+        with caplog.at_level(logging.INFO):
+            row = cam.explain_cam(classifier, method, layer, view, target)[0]
+        expected = ask_library(classifier, method, layer, view[0], target[0])
+        np.testing.assert_allclose(image_of(row), expected, atol=1e-4)
+        assert row["status"] == "ok"
+    assert "the whole runs" not in caplog.text
+
+
+def make_transformer(kind):
+    """A small network of torchvision's own classes."""
+    torch.manual_seed(2)
+    if kind == "vit":
+        model = torchvision.models.VisionTransformer(
+            image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32,
+            num_classes=CLASSES,
+        )  # fmt: skip
+    else:
+        model = torchvision.models.SwinTransformer(
+            patch_size=[4, 4], embed_dim=12, depths=[2, 2], num_heads=[2, 2], window_size=[2, 2],
+            num_classes=CLASSES,
+        )  # fmt: skip
+    for parameter in model.parameters():  # some begin at zero
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return wrap(model)
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+@pytest.mark.parametrize(
+    ("kind", "layer", "reshape"),
+    [
+        ("vit", "encoder.layers.encoder_layer_1.ln_1", lambda t: vit_reshape_transform(t, 4, 4)),
+        ("swin", "features.3", lambda t: t.permute(0, 3, 1, 2)),
+    ],
+)
+def test_transformers_through_the_reshape_transform(kind, layer, reshape, method, caplog):
+    classifier = make_transformer(kind)
+    views = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    targets = classifiers_choice(classifier, views)
+    with caplog.at_level(logging.INFO):
+        rows = cam.explain_cam(classifier, method, layer, views, targets)
+    assert "the whole runs" not in caplog.text
+    for row, view, target in zip(rows, views, targets, strict=True):
+        assert (row["layer_height"], row["layer_width"]) == (4, 4)
+        expected = ask_library(classifier, method, layer, view, target, reshape=reshape)
+        np.testing.assert_allclose(image_of(row), expected, atol=1e-4)
+        assert expected.max() > 0.9
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    form=st.sampled_from(["map", "channels last", "tokens", "class token"]),
+    units=st.integers(1, 20),
+)
+def test_the_form_of_an_output_is_found(grid, form, units):
+    size = (16 * grid[0], 16 * grid[1])
+    maps = torch.arange(2.0 * units * grid[0] * grid[1]).reshape(2, units, *grid)
+    output = maps
+    if form == "channels last":
+        # Where the proportions allow both, a map is a convolution's.
+        assume(not cam._fits((grid[1], units), size))
+        output = maps.permute(0, 2, 3, 1)
+    elif "token" in form:
+        output = maps.flatten(2).transpose(1, 2)
+    if form == "class token":
+        output = torch.cat([torch.full((2, 1, units), -1.0), output], dim=1)
+    torch.testing.assert_close(cam.as_maps(output, size), maps)
+
+
+def test_logits_that_do_not_depend_on_the_layer_are_said(net, views):
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.aside = Net(), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            self.aside(x)
+            return self.net(x)
+
+    for layers in ("aside", ["aside", "net.block2"]):
+        with pytest.raises(ConsilienceError, match=r"layer 'aside' .* does not depend on its"):
+            cam.explain_cam(wrap(Aside()), "grad-cam", layers, views, [0, 1])
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_a_model_of_lower_precision(net, views, method):
+    half = copy.deepcopy(net)
+    half.model.bfloat16()
+    targets = classifiers_choice(net, views)
+    for row in cam.explain_cam(half, method, "block1", views, targets):
+        assert row["heatmap"].dtype == row["layer_map"].dtype == np.float32
+        assert row["status"] == "ok"
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "score-cam", "ablation-cam"])
+def test_memory_stays_flat(views, method):
+    """What a method keeps of a picture would add up over hundreds."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 3, 8, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    classifier = wrap(nn.Sequential(*layers, nn.Linear(3, CLASSES)))
+    held = []
+
+    def count(done=500, status="ok"):
+        if done in (100, 500):
+            gc.collect()
+            held.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+
+    view = views[0, :16, :16]
+    many = [view + np.uint8(n % 7) for n in range(500)]
+    cam.explain_cam(classifier, method, "1", many, [0] * 500, batch_size=4, progress=count)
+    count()
+    assert held[2] < held[1] <= held[0]
+
+
 @pytest.mark.parametrize("method", cam.METHODS)
 def test_rows_fit_the_table(net, views, method):
     rows = cam.explain_cam(net, method, "block2", views, [0, 1])
@@ -305,6 +457,13 @@ def test_ablation_is_the_librarys(maps, shift, rectified):
     layer.set_next_batch(0, maps[None], 3)
     torch.testing.assert_close(
         cam.ablate(maps, torch.tensor([1, 3, 0])), layer(None), rtol=0, atol=0
+    )
+    layer = pytorch_grad_cam.ablation_layer.AblationLayerVit()
+    layer.indices = np.array([1, 3, 0])
+    tokens = maps.flatten(1).T.contiguous()
+    layer.set_next_batch(0, tokens[None], 3)
+    torch.testing.assert_close(
+        cam.ablate(tokens, torch.tensor([1, 3, 0]), -1), layer(None), rtol=0, atol=0
     )
 
 

@@ -91,15 +91,23 @@ class _Extended:
 
     def forward(self, input_tensor, targets, eigen_smooth=False) -> np.ndarray:
         self.size = tuple(input_tensor.shape[-2:])
-        return super().forward(input_tensor, targets, eigen_smooth)
+        try:
+            return super().forward(input_tensor, targets, eigen_smooth)
+        except RuntimeError:
+            if self.uses_gradients and not self.outputs.requires_grad:
+                raise self._no_gradient() from None
+            raise
+
+    def _no_gradient(self) -> ConsilienceError:
+        return ConsilienceError(
+            f"{' or '.join(self.places.values())}: the target's logit does not depend on its "
+            "output; give a layer that the logits are computed from"
+        )
 
     def compute_cam_per_layer(self, *args) -> list[np.ndarray]:
         kept = self.activations_and_grads
         if self.uses_gradients and len(kept.gradients) != len(self.target_layers):
-            raise ConsilienceError(
-                f"{' or '.join(self.places.values())}: the target's logit does not depend on its "
-                "output; give a layer that the logits are computed from"
-            )
+            raise self._no_gradient()
         # NumPy knows no bfloat16.
         kept.activations = [maps.float() for maps in kept.activations]
         kept.gradients = [maps.float() for maps in kept.gradients]
@@ -346,15 +354,13 @@ def has_channels_last(shape: torch.Size, size: tuple[int, int]) -> bool:
     For a map the sides decide: they have the proportions of the picture, exactly for a square
     one, else within one position, as strides round.
     """
-    if len(shape) == 3:
-        return True
+    return len(shape) == 3 or (_fits(shape[1:3], size) and not _fits(shape[2:], size))
+
+
+def _fits(sides: Sequence[int], size: tuple[int, int]) -> bool:
     height, width = size
     slack = 0 if height == width else max(height, width)
-
-    def fits(rows: int, columns: int) -> bool:
-        return abs(rows * width - columns * height) <= slack
-
-    return fits(*shape[1:3]) and not fits(*shape[2:])
+    return abs(sides[0] * width - sides[1] * height) <= slack
 
 
 def _find_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:
