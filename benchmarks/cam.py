@@ -177,6 +177,8 @@ def compare(architecture: str, arguments: argparse.Namespace) -> None:
     """Print seconds of each process, ratios of medians, and the largest difference of a map."""
     with tempfile.TemporaryDirectory() as folder:
         workers = {who: Worker(who, architecture, folder) for who in ENVIRONMENTS}
+        for worker in workers.values():
+            worker.ask("grad-cam")  # the first pass of a process costs more
         for method in LIBRARY:
             times: dict[str, list[float]] = {}
             differences = []

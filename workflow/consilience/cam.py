@@ -190,12 +190,13 @@ class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
         if empty.any():
             blank = self._run(torch.zeros_like(picture)[None])
             logits = blank.repeat(len(maps), 1)
+        # Written to again and again: taking memory costs more than masking.
+        masked = picture.new_empty(self.batch_size, *picture.shape)
         for channels in (~empty).nonzero().flatten().split(self.batch_size):
             masks = upsample(maps[channels][None])[0]
-            low, high = torch.aminmax(masks.flatten(1), dim=1, keepdim=True)
-            low, high = low[:, None], high[:, None]
-            masks = (masks - low) / (high - low + 1e-8)
-            outputs = self._run((picture * masks[:, None]).to(picture.dtype))
+            low, high = masks.amin((1, 2), True), masks.amax((1, 2), True)
+            masks.sub_(low).div_(high - low + 1e-8)
+            outputs = self._run(torch.mul(picture, masks[:, None], out=masked[: len(channels)]))
             if logits is None:
                 logits = outputs.new_empty(len(maps), outputs.shape[1])
             logits[channels] = outputs
@@ -281,8 +282,7 @@ class AblationCAM(_Perturbing, pytorch_grad_cam.AblationCAM):
 
 def is_constant(maps: torch.Tensor) -> torch.Tensor:
     """Say of each channel (channels, height, width) whether it has one value; not if it has NaN."""
-    low, high = torch.aminmax(maps.flatten(1), dim=1)
-    return low == high
+    return maps.amin((1, 2)) == maps.amax((1, 2))
 
 
 def ablate(output: torch.Tensor, channels: torch.Tensor, axis: int = 0) -> torch.Tensor:
