@@ -6,17 +6,21 @@ with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
     steps.set_threads(params.compute_threads)
     classifier = classifiers.load_classifier(params.model, *snakemake.input.weights)
-    views = tables.read_rows(snakemake.input.views, tables.VIEWS)
+    views = {
+        row["picture"]: images.decode_png(row["view"])
+        for row in tables.read_rows(snakemake.input.views, tables.VIEWS)
+    }
     targets = tables.read_rows(snakemake.input.predictions, tables.PREDICTIONS)
     heatmaps = cam.explain_cam(
         classifier,
         snakemake.wildcards.method,
         params.layers,
-        [images.decode_png(view["view"]) for view in views],
+        [views[target["picture"]] for target in targets],
         [target["target_index"] for target in targets],
         params.batch_size,
         lambda done, status: log(
-            f"{targets[done - 1]['picture']}: {status} ({done} of {len(targets)})"
+            f"{targets[done - 1]['picture']}, {targets[done - 1]['target_class']}: {status} "
+            f"({done} of {len(targets)})"
         ),
     )
     of_picture = ("model", "picture", "target_index", "target_class")
