@@ -22,7 +22,7 @@ rule check:
         models=[model_spec(name) for name in MODELS],
         layers={
             name: (model["dissect_layers"] if name in DISSECTED else [])
-            + ([model["cam_layer"]] if name in EXPLAINED and CAM_METHODS else [])
+            + (cam_layers(name) if name in EXPLAINED and CAM_METHODS else [])
             for name, model in sorted(MODELS.items())
         },
         target=STUDY["target"],

@@ -1,4 +1,5 @@
 # What the rules share: the study, its models, and helper functions. No rules.
+import re
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ wildcard_constraints:
     batch=r"\d+",
     shard=r"\d+",
     model="|".join(MODELS),
-    method="|".join(STUDY["cam"]["methods"]),
+    method="|".join(map(re.escape, STUDY["cam"]["methods"])),
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
@@ -125,6 +126,12 @@ def naming(name):
     spec = model_spec(name)
     keys = ["name", "architecture", "classes", "preprocessing", "weights"]
     return {key: spec[key] for key in keys if key in spec}
+
+
+def cam_layers(name):
+    """The layers that the model's class activation maps are taken from."""
+    layers = MODELS[name]["cam_layer"]
+    return layers if isinstance(layers, list) else [layers]
 
 
 def weights_of(name):

@@ -59,7 +59,7 @@ rule explain_cam:
     params:
         code=code("explain_cam.py"),
         model=lambda wildcards: model_spec(wildcards.model),
-        layer=lambda wildcards: MODELS[wildcards.model]["cam_layer"],
+        layers=lambda wildcards: cam_layers(wildcards.model),
         batch_size=STUDY["cam"]["batch_size"],
         compute_threads=THREADS,
     message:

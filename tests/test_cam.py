@@ -1,6 +1,7 @@
 """Tests of class activation maps, held against pytorch-grad-cam."""
 
 import copy
+import gc
 import logging
 import os
 from pathlib import Path
@@ -9,13 +10,16 @@ import numpy as np
 import pytest
 import pytorch_grad_cam
 import torch
-from hypothesis import given, settings
+import torchvision
+import yaml
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from pytorch_grad_cam.utils.reshape_transforms import vit_reshape_transform
 from torch import nn
 
-from consilience import cam, classifiers, images, tables
+from consilience import cam, classifiers, configuration, images, report, tables
 from consilience.errors import ConsilienceError
 
 LIBRARY = {
@@ -26,7 +30,12 @@ LIBRARY = {
     "hirescam": pytorch_grad_cam.HiResCAM,
     "xgrad-cam": pytorch_grad_cam.XGradCAM,
     "layer-cam": pytorch_grad_cam.LayerCAM,
+    "grad-cam-elementwise": pytorch_grad_cam.GradCAMElementWise,
+    "eigen-grad-cam": pytorch_grad_cam.EigenGradCAM,
+    "seg-eigen-cam": pytorch_grad_cam.SegEigenCAM,
     "eigen-cam": pytorch_grad_cam.EigenCAM,
+    "kpca-cam": pytorch_grad_cam.KPCA_CAM,
+    "fem": pytorch_grad_cam.FEM,
 }
 CLASSES = 5
 
@@ -88,10 +97,15 @@ def views():
     return np.random.default_rng(0).integers(0, 256, (2, 40, 32, 3), dtype=np.uint8)
 
 
-def ask_library(classifier, method, layer, view, target, batch_size=32):
+def ask_library(classifier, method, layers, view, target, batch_size=32, reshape=None):
     """Run the library as its README says, on one picture."""
     model = copy.deepcopy(classifier.model).requires_grad_(True)
-    explainer = LIBRARY[method](model, [dict(model.named_modules())[layer]])
+    modules = dict(model.named_modules())
+    layers = [modules[layer] for layer in ([layers] if isinstance(layers, str) else layers)]
+    extra = {}
+    if method == "ablation-cam" and reshape:
+        extra["ablation_layer"] = pytorch_grad_cam.ablation_layer.AblationLayerVit()
+    explainer = LIBRARY[method](model, layers, reshape_transform=reshape, **extra)
     explainer.batch_size = batch_size
     inputs = classifier.transform.normalize(view[None])
     heatmap = explainer(inputs, [ClassifierOutputTarget(target)])[0]
@@ -150,14 +164,160 @@ def test_torchvision_maps_are_the_librarys(architecture, layer, method):
     np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
 
 
+def calibrate(model, side):
+    """Let batch normalisations take their statistics from noise, so that layers tell pictures."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.train()
+            module.momentum = 1.0
+    with torch.no_grad():
+        model(torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0)))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layer", "side"),
+    [
+        ("resnet50", "layer1.0.conv2", 32),
+        ("mobilenet_v3_small", "features.3.block.1", 64),
+        ("densenet121", "features.denseblock1.denselayer2", 32),
+        ("efficientnet_b0", "features.2", 64),
+        ("squeezenet1_0", "features.5", 64),
+        ("vgg11", "features.1", 32),
+        ("googlenet", "inception3a.branch3", 64),
+        ("inception_v3", "Conv2d_2b_3x3", 75),
+        ("convnext_tiny", "features.1.0", 32),
+        ("regnet_y_400mf", "trunk_output.block1", 32),
+        ("shufflenet_v2_x0_5", "stage2", 32),
+    ],
+)
+def test_families_of_torchvision(architecture, layer, side, caplog):
+    """Each kind of method gives the library's map, and Ablation-CAM need not run the whole."""
+    torch.manual_seed(1)
+    classifier = wrap(calibrate(classifiers.build_architecture(architecture, CLASSES), side))
+    view = np.random.default_rng(1).integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    target = classifiers_choice(classifier, view)
+    for method in ("grad-cam", "score-cam", "ablation-cam"):
+        with caplog.at_level(logging.INFO):
+            row = cam.explain_cam(classifier, method, layer, view, target)[0]
+        expected = ask_library(classifier, method, layer, view[0], target[0])
+        np.testing.assert_allclose(image_of(row), expected, atol=1e-4)
+        assert row["status"] == "ok"
+    assert "the whole runs" not in caplog.text
+
+
+def make_transformer(kind):
+    """A small network of torchvision's own classes."""
+    torch.manual_seed(2)
+    if kind == "vit":
+        model = torchvision.models.VisionTransformer(
+            image_size=32, patch_size=8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32,
+            num_classes=CLASSES,
+        )  # fmt: skip
+    else:
+        model = torchvision.models.SwinTransformer(
+            patch_size=[4, 4], embed_dim=12, depths=[2, 2], num_heads=[2, 2], window_size=[2, 2],
+            num_classes=CLASSES,
+        )  # fmt: skip
+    for parameter in model.parameters():  # some begin at zero
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return wrap(model)
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+@pytest.mark.parametrize(
+    ("kind", "layer", "reshape"),
+    [
+        ("vit", "encoder.layers.encoder_layer_1.ln_1", lambda t: vit_reshape_transform(t, 4, 4)),
+        ("swin", "features.3", lambda t: t.permute(0, 3, 1, 2)),
+    ],
+)
+def test_transformers_through_the_reshape_transform(kind, layer, reshape, method, caplog):
+    classifier = make_transformer(kind)
+    views = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    targets = classifiers_choice(classifier, views)
+    with caplog.at_level(logging.INFO):
+        rows = cam.explain_cam(classifier, method, layer, views, targets)
+    assert "the whole runs" not in caplog.text
+    for row, view, target in zip(rows, views, targets, strict=True):
+        assert (row["layer_height"], row["layer_width"]) == (4, 4)
+        expected = ask_library(classifier, method, layer, view, target, reshape=reshape)
+        np.testing.assert_allclose(image_of(row), expected, atol=1e-4)
+        assert expected.max() > 0.9
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    grid=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    form=st.sampled_from(["map", "channels last", "tokens", "class token"]),
+    units=st.integers(1, 20),
+)
+def test_the_form_of_an_output_is_found(grid, form, units):
+    size = (16 * grid[0], 16 * grid[1])
+    maps = torch.arange(2.0 * units * grid[0] * grid[1]).reshape(2, units, *grid)
+    output = maps
+    if form == "channels last":
+        # Where the proportions allow both, a map is a convolution's.
+        assume(not cam._fits((grid[1], units), size))
+        output = maps.permute(0, 2, 3, 1)
+    elif "token" in form:
+        output = maps.flatten(2).transpose(1, 2)
+    if form == "class token":
+        output = torch.cat([torch.full((2, 1, units), -1.0), output], dim=1)
+    torch.testing.assert_close(cam.as_maps(output, size), maps)
+
+
+def test_logits_that_do_not_depend_on_the_layer_are_said(net, views):
+    class Aside(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.aside = Net(), nn.Conv2d(3, 2, 1)
+
+        def forward(self, x):
+            self.aside(x)
+            return self.net(x)
+
+    for layers in ("aside", ["aside", "net.block2"]):
+        with pytest.raises(ConsilienceError, match=r"layer 'aside' .* does not depend on its"):
+            cam.explain_cam(wrap(Aside()), "grad-cam", layers, views, [0, 1])
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+def test_a_model_of_lower_precision(net, views, method):
+    half = copy.deepcopy(net)
+    half.model.bfloat16()
+    targets = classifiers_choice(net, views)
+    for row in cam.explain_cam(half, method, "block1", views, targets):
+        assert row["heatmap"].dtype == row["layer_map"].dtype == np.float32
+        assert row["status"] == "ok"
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "score-cam", "ablation-cam"])
+def test_memory_stays_flat(views, method):
+    """What a method keeps of a picture would add up over hundreds."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 3, 8, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    classifier = wrap(nn.Sequential(*layers, nn.Linear(3, CLASSES)))
+    held = []
+
+    def count(done=500, status="ok"):
+        if done in (100, 500):
+            gc.collect()
+            held.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
+
+    view = views[0, :16, :16]
+    many = [view + np.uint8(n % 7) for n in range(500)]
+    cam.explain_cam(classifier, method, "1", many, [0] * 500, batch_size=4, progress=count)
+    count()
+    assert held[2] < held[1] <= held[0]
+
+
 @pytest.mark.parametrize("method", cam.METHODS)
 def test_rows_fit_the_table(net, views, method):
     rows = cam.explain_cam(net, method, "block2", views, [0, 1])
     named = [
-        {"model": "m", "picture": "p", "method": method, "layer": "block2", "target_index": 0}
-        | {"target_class": "c"}
-        | row
-        for row in rows
+        {"model": "m", "picture": "p", "target_index": 0, "target_class": "c"} | row for row in rows
     ]
     table = tables.make_table(named, tables.HEATMAPS)
     assert len(table["heatmap"][0]) == 40 * 32
@@ -181,10 +341,16 @@ def test_grad_cam_of_a_linear_head_by_hand():
 
 @pytest.mark.parametrize("method", cam.METHODS)
 def test_a_picture_gets_what_it_gets_alone(net, views, method):
-    together = cam.explain_cam(net, method, "block1", views, [2, 3])
-    alone = cam.explain_cam(net, method, "block1", views[1:], [3])
-    np.testing.assert_array_equal(together[1]["heatmap"], alone[0]["heatmap"])
-    np.testing.assert_array_equal(together[1]["layer_map"], alone[0]["layer_map"])
+    """Whatever shares its pass, and of whatever size the others are."""
+    mixed = [*views, views[0, :30], *views[::-1]]
+    targets = [2, 3, 1, 0, 2]
+    together = cam.explain_cam(net, method, "block1", mixed, targets)
+    for row, view, target in zip(together, mixed, targets, strict=True):
+        (alone,) = cam.explain_cam(net, method, "block1", [view], [target])
+        assert row["status"] == alone["status"]
+        scale = np.abs(alone["layer_map"]).max()
+        np.testing.assert_allclose(row["layer_map"] / scale, alone["layer_map"] / scale, atol=1e-5)
+        np.testing.assert_allclose(image_of(row), image_of(alone), atol=1e-5)
 
 
 def count_pictures(module):
@@ -192,6 +358,62 @@ def count_pictures(module):
     seen = []
     module.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     return seen
+
+
+def test_pictures_share_a_pass(net, views):
+    seen = count_pictures(net.model)
+    mixed = [*views, *views, views[0, :30], *views]
+    cam.explain_cam(net, "grad-cam", "block2", mixed, [0] * 7, batch_size=3)
+    assert seen == [1, 3, 1, 1, 2]  # the check comes first
+
+
+@pytest.mark.parametrize("method", ["score-cam", "ablation-cam"])
+def test_targets_of_one_picture_share_its_passes(net, views, method):
+    seen = count_pictures(net.model.block2)
+    alone = [cam.explain_cam(net, method, "block2", views[:1], [n])[0] for n in (0, 1)]
+    once = sum(seen) / 2
+    seen.clear()
+    pair = cam.explain_cam(net, method, "block2", [views[0], views[0], views[1]], [0, 1, 0])
+    # The second target adds the library's own pass of the picture itself.
+    assert sum(seen) < 2 * once + 2
+    for row, expected in zip(pair[:2], alone, strict=True):
+        np.testing.assert_array_equal(row["heatmap"], expected["heatmap"])
+    (other,) = cam.explain_cam(net, method, "block2", views[1:], [0])
+    np.testing.assert_array_equal(pair[2]["heatmap"], other["heatmap"])
+
+
+def test_progress_is_told_after_each_view(net, views):
+    told = []
+    cam.explain_cam(
+        net, "grad-cam", "block2", views, [0, 1], progress=lambda *args: told.append(args)
+    )
+    assert told == [(1, "ok"), (2, "ok")]
+
+
+@pytest.mark.parametrize("method", cam.METHODS)
+@pytest.mark.parametrize("layers", [["block1", "block2"], ["block2", "stem", "block1"]])
+def test_several_layers_are_averaged_as_the_library_does(net, views, method, layers):
+    targets = classifiers_choice(net, views)
+    rows = cam.explain_cam(net, method, layers, views, targets)
+    for row, view, target in zip(rows, views, targets, strict=True):
+        # The library wants them in the order of their calls.
+        expected = ask_library(
+            net, method, sorted(layers, key="stem block1 block2".find), view, target
+        )
+        np.testing.assert_allclose(image_of(row), expected, atol=2e-5)
+        (single,) = cam.explain_cam(net, method, layers[0], [view], [target])
+        assert row["layer"] == ", ".join(layers)
+        assert (row["layer_height"], row["layer_width"]) == (9, 7)
+        scale = np.abs(single["layer_map"]).max()
+        np.testing.assert_allclose(row["layer_map"] / scale, single["layer_map"] / scale, atol=1e-5)
+
+
+def test_a_zero_map_among_several_layers_is_no_zero_heatmap():
+    one, zero = np.float32([[0, 1]]), np.zeros((2, 2), np.float32)
+    assert cam._describe_maps([one, zero]) == "ok"
+    assert cam._describe_maps([zero, -one]) == "zero"
+    assert cam._describe_maps([zero, zero + 3, one]) == "constant"
+    assert cam._describe_maps([one, one * np.nan, zero + 3]) == "nan"
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.3])
@@ -236,6 +458,13 @@ def test_ablation_is_the_librarys(maps, shift, rectified):
     torch.testing.assert_close(
         cam.ablate(maps, torch.tensor([1, 3, 0])), layer(None), rtol=0, atol=0
     )
+    layer = pytorch_grad_cam.ablation_layer.AblationLayerVit()
+    layer.indices = np.array([1, 3, 0])
+    tokens = maps.flatten(1).T.contiguous()
+    layer.set_next_batch(0, tokens[None], 3)
+    torch.testing.assert_close(
+        cam.ablate(tokens, torch.tensor([1, 3, 0]), -1), layer(None), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
@@ -252,7 +481,7 @@ def test_ablation_where_activations_can_be_negative(views, batch_size, caplog):
     target = classifiers_choice(classifier, views[:1])
     row = cam.explain_cam(classifier, "ablation-cam", "0", views[:1], target, batch_size)[0]
     assert image_of(row, "layer_map").std() > 0
-    assert "minimum less 1e7, not to zero (1 of 1 pictures)" in caplog.text
+    assert "minimum less 1e7, not to zero (1 times in 1 maps)" in caplog.text
     expected = ask_library(classifier, "ablation-cam", "0", views[0], target[0], batch_size)
     np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
 
@@ -344,7 +573,7 @@ def test_negative_logit_turns_ablation_cam_round_and_says_so(net, views, caplog)
     assert not caplog.text
     set_bias(net, views[0], 1, -4.0)
     negative = cam.explain_cam(net, "ablation-cam", "block2", views[:1], [1])[0]
-    assert "opposite sign (1 of 1 pictures)" in caplog.text
+    assert "opposite sign (1 times in 1 maps)" in caplog.text
     np.testing.assert_allclose(negative["layer_map"], -positive["layer_map"], atol=1e-5)
     expected = ask_library(net, "ablation-cam", "block2", views[0], 1)
     np.testing.assert_allclose(image_of(negative), expected, atol=1e-5)
@@ -422,19 +651,28 @@ class Call(nn.Module):
     ("change", "message"),
     [
         ({"method": "gradcam"}, "unknown CAM method 'gradcam'; did you mean 'grad-cam'"),
-        ({"layer": "block3"}, "no layer 'block3'; did you mean 'block"),
+        ({"layers": "block3"}, "no layer 'block3'; did you mean 'block"),
         ({"targets": [0, 5]}, "target class 5 is out of range: model 'net' has classes 0 to 4"),
         ({"targets": [0, -1]}, "target class -1 is out of range"),
         ({"targets": [0]}, "1 targets for 2 pictures"),
-        ({"layer": "block2.relu"}, "is called 2 times a pass"),
-        ({"layer": "fc"}, r"gives \(1, 5\), not \(n, channels, height, width\)"),
+        ({"layers": "block2.relu"}, "is called 2 times a pass"),
+        ({"layers": []}, "name at least one layer"),
+        ({"layers": ["stem", "stem"]}, "each once"),
+        ({"layers": "fc"}, r"gives \(1, 5\), not \(n, channels, height, width\)"),
     ],
 )
 def test_bad_input_is_said(net, views, change, message):
-    arguments = {"method": "grad-cam", "layer": "block2", "views": views, "targets": [0, 1]}
+    arguments = {"method": "grad-cam", "layers": "block2", "views": views, "targets": [0, 1]}
     with pytest.raises(ConsilienceError, match=message):
         cam.explain_cam(net, **(arguments | change))
     assert hooks_of(net.model) == 0
+
+
+def test_every_method_can_be_asked_for_and_has_a_name():
+    schema = yaml.safe_load(configuration.SCHEMA.read_text())
+    offered = schema["properties"]["cam"]["properties"]["methods"]["items"]["enum"]
+    assert set(offered) == set(cam.METHODS)
+    assert set(cam.METHODS) < set(report.METHODS)
 
 
 def test_no_pictures_no_rows(net, views):

@@ -181,7 +181,9 @@ def test_explanations_are_collected_by_picture_and_method():
         "heatmap": [0, 0.5, 1],
     }
     lime = {"picture": "a", "height": 1, "width": 3, "segment_map": [0, 1, 1], "weights": [0.5, -1]}
-    found = collect_explanations([heatmap], [lime])
+    # Of several targets the first counts.
+    second = heatmap | {"heatmap": [1, 1, 0]}
+    found = collect_explanations([heatmap, second], [lime, lime | {"segment_map": [0, 0, 1]}])
     assert list(found) == ["a"]
     np.testing.assert_array_equal(found["a"]["grad-cam"], [[0, 0.5, 1]])
     np.testing.assert_array_equal(found["a"]["lime"].sum_over(np.ones(3)), [1, 2])

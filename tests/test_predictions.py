@@ -52,6 +52,31 @@ def test_the_class_to_explain_is_the_one_asked_for(classifier, target, index):
     assert row["target"] == (target if target in predictions.TARGETS else "given")
 
 
+def test_the_likeliest_classes_are_explained_each_in_a_row(classifier):
+    pixels = picture("b", 2)
+    both = np.zeros((8, 8, 3), np.uint8)
+    both[..., 1], both[..., 0] = 200, 90
+    pixels["image"] = {"bytes": encode_png(both), "path": None}
+    views = list(predictions.view_pictures(classifier, [pixels, picture("c", 2)]))
+    rows = list(predictions.predict(classifier, views, {}, "top-2"))
+    tables.make_table(rows, tables.PREDICTIONS)
+    assert [(row["picture"], row["target_class"]) for row in rows] == [
+        ("b", "green"),
+        ("b", "red"),
+        ("c", "blue"),
+        ("c", "red"),  # as unlikely as green
+    ]
+    assert {row["target"] for row in rows} == {"top-2"}
+    assert rows[0]["target_probability"] > rows[1]["target_probability"]
+    assert all(row["predicted_class"] == "green" for row in rows[:2])
+
+
+@pytest.mark.parametrize("target", ["top-0", "top-4"])
+def test_more_classes_than_the_model_has_cannot_be_explained(classifier, target):
+    with pytest.raises(ConsilienceError, match=f"{target}, but model 'colours' has 3 classes"):
+        predictions.check_target(classifier, target)
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [(3, "classes 0 to 2, not 3"), (-1, "not -1"), ("gren", "did you mean 'green'")],

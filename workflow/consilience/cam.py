@@ -3,13 +3,18 @@
 The library is the definition and the interface. Its classes are extended here where that saves
 work without changing the answer:
 
-- gradients are computed for what follows the layer, not for the whole network;
+- gradients are computed for what follows the layer, not for the whole network, and for many
+  pictures in one pass;
 - Ablation-CAM reruns what follows the layer only;
 - Score-CAM builds its masks batch by batch, and asks the model once for all channels whose mask
-  is empty.
+  is empty;
+- Score-CAM and Ablation-CAM ask once about a picture that is explained for several classes in
+  succession.
 
 What the library does and a user may not expect is kept, and said in the log where it happens:
 
+- of several layers the heatmap is the mean of each layer's map, scaled to [0, 1] first, and scaled
+  to [0, 1] again;
 - Ablation-CAM divides by the score of the target, so that a negative score turns the signs of all
   weights round, and a score of zero gives no map (status ``nan``);
 - where a layer's smallest activation is not zero, it does not set an ablated channel to zero but
@@ -17,13 +22,18 @@ What the library does and a user may not expect is kept, and said in the log whe
   on the batch size);
 - where the layer's output is overwritten in place by what follows, as by ``ReLU(inplace=True)``,
   the maps are of the overwritten values.
+
+Left out of the library's methods are those that are no map of a layer (FullGrad), are random
+(RandomCAM), or wrap another method (FinerCAM, RefineCAM, SESS), and ShapleyCAM, which
+differentiates the whole network twice.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -40,35 +50,120 @@ Recorded = list[tuple[torch.nn.Module, torch.Tensor]]
 
 
 class _Extended:
-    """What each method adds to the library's class: put before it in the list of bases."""
+    """What each method adds to the library's class: put before it in the list of bases.
 
-    def __init__(self, model: torch.nn.Module, target_layers: Sequence[torch.nn.Module]):
-        # Registered before the library's own hooks, which then see what this one returns.
-        self._handle = target_layers[0].register_forward_hook(self._start_graph)
-        super().__init__(model, target_layers)
-        # What a reader of the maps should know, and of how many pictures it is true.
+    Parameters
+    ----------
+    model
+        The network.
+    places
+        How messages call each target layer; in the order in which a pass calls them, as the
+        library takes activations and gradients to be.
+    batch_size
+        Pictures a forward pass.
+    """
+
+    takes_batches = True
+
+    def __init__(
+        self, model: torch.nn.Module, places: dict[torch.nn.Module, str], batch_size: int = 32
+    ):
+        super().__init__(model, list(places), reshape_transform=self._as_maps)
+        self.places, self.batch_size = places, batch_size
+        # What a reader of the maps should know, and how often it is true.
         self.remarks: Counter[str] = Counter()
+        self._seen: dict[torch.nn.Module, torch.Tensor] = {}
+        # Before the library's own hooks, which then see what this one returns.
+        self._handles = [
+            layer.register_forward_hook(self._see, prepend=True) for layer in self.target_layers
+        ]
 
-    def _start_graph(self, module, inputs, output):
-        """Let the graph for the gradients begin at the layer: parameters need none."""
-        # Cloned, since an operation in place is forbidden on the leaf itself.
-        return output.detach().requires_grad_().clone() if self.uses_gradients else output
+    def _see(self, module, inputs, output):
+        """Let the graph for the gradients begin at the first layer: parameters need none."""
+        if self.uses_gradients and not output.requires_grad:
+            # Cloned, since an operation in place is forbidden on the leaf itself.
+            output = output.detach().requires_grad_().clone()
+        self._seen[module] = output
+        return output
+
+    def _as_maps(self, output: torch.Tensor) -> torch.Tensor:
+        return as_maps(output, self.size)
+
+    def forward(self, input_tensor, targets, eigen_smooth=False) -> np.ndarray:
+        self.size = tuple(input_tensor.shape[-2:])
+        try:
+            return super().forward(input_tensor, targets, eigen_smooth)
+        except RuntimeError:
+            if self.uses_gradients and not self.outputs.requires_grad:
+                raise self._no_gradient() from None
+            raise
+
+    def _no_gradient(self) -> ConsilienceError:
+        return ConsilienceError(
+            f"{' or '.join(self.places.values())}: the target's logit does not depend on its "
+            "output; give a layer that the logits are computed from"
+        )
+
+    def compute_cam_per_layer(self, *args) -> list[np.ndarray]:
+        kept = self.activations_and_grads
+        if self.uses_gradients and len(kept.gradients) != len(self.target_layers):
+            raise self._no_gradient()
+        # NumPy knows no bfloat16.
+        kept.activations = [maps.float() for maps in kept.activations]
+        kept.gradients = [maps.float() for maps in kept.gradients]
+        self.layer_maps: list[np.ndarray] = []
+        return super().compute_cam_per_layer(*args)
 
     def get_cam_image(self, *args, **kwargs) -> np.ndarray:
-        """Return the map at the layer's resolution, and keep it: the library only rectifies it."""
-        self.layer_maps = super().get_cam_image(*args, **kwargs)
-        return self.layer_maps
+        """Return the maps at the layer's resolution, and keep them: the library rectifies them."""
+        self.layer_maps.append(super().get_cam_image(*args, **kwargs))
+        return self.layer_maps[-1]
 
     def release(self) -> None:
         """Remove all hooks."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
+        self._seen.clear()
         self.activations_and_grads.release()
 
 
-class ScoreCAM(_Extended, pytorch_grad_cam.ScoreCAM):
-    """Score-CAM (Wang et al., 2020, https://arxiv.org/abs/1910.01279), masks built on the fly."""
+class _Perturbing(_Extended):
+    """What Score-CAM and Ablation-CAM share: a pass for each channel, whatever the target."""
 
-    batch_size = 16
+    takes_batches = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # Of the last picture: itself, and the logits of its perturbed versions by layer.
+        self._last: tuple[torch.Tensor, dict[torch.nn.Module, torch.Tensor]] | None = None
+
+    def compute_cam_per_layer(self, input_tensor, *args) -> list[np.ndarray]:
+        # What the layers gave for the picture itself, before perturbed ones pass through.
+        self.given = dict(self._seen)
+        if self._last is None or not torch.equal(self._last[0], input_tensor):
+            self._last = (input_tensor, {})
+        return super().compute_cam_per_layer(input_tensor, *args)
+
+    def _score(self, layer, target, ask: Callable[[], torch.Tensor]) -> np.ndarray:
+        """Score each perturbed version of the picture: float32, shape (channels,)."""
+        known = self._last[1]
+        if layer not in known:
+            known[layer] = ask().float().cpu()
+        return torch.stack([target(logits) for logits in known[layer]]).numpy()
+
+    def _run(self, batch: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(batch)
+        # The library's hooks would keep the layer's output of every perturbed picture.
+        self.activations_and_grads.clear()
+        return outputs
+
+    def release(self) -> None:
+        self._last = self.given = None
+        super().release()
+
+
+class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
+    """Score-CAM (Wang et al., 2020, https://arxiv.org/abs/1910.01279), masks built on the fly."""
 
     @torch.no_grad()
     def get_cam_weights(self, input_tensor, target_layer, targets, activations, grads):
@@ -78,38 +173,37 @@ class ScoreCAM(_Extended, pytorch_grad_cam.ScoreCAM):
         ``(x - min) / (max - min + 1e-8)``. Where the upsampled channel is constant the mask is
         zero everywhere: one empty picture stands for all such channels.
         """
-        upsample = torch.nn.UpsamplingBilinear2d(size=input_tensor.shape[-2:])
-        weights = []
-        for picture, target, maps in zip(input_tensor, targets, activations, strict=True):
-            maps = torch.from_numpy(maps).to(self.device)
-            # A constant other than zero may not stay constant to the last digit when upsampled,
-            # and the library then scales the rounding up to a mask: ask the upsampled channel.
-            varies = torch.cat([self._varies(upsample(m[None])) for m in maps.split(32)])
-            scores = torch.empty(len(maps))
-            if not varies.all():
-                scores[~varies] = target(self._ask(torch.zeros_like(picture)[None])[0]).item()
-            for channels in varies.nonzero().flatten().split(self.batch_size):
-                masks = upsample(maps[channels][None])[0]
-                low, high = masks.amin((1, 2), True), masks.amax((1, 2), True)
-                masks = (masks - low) / (high - low + 1e-8)
-                outputs = self._ask(picture * masks[:, None])
-                scores[channels] = torch.stack([target(output) for output in outputs]).cpu()
-            weights.append(torch.softmax(scores, dim=-1).numpy())
-        return np.stack(weights)
+        ((picture,), (target,)) = input_tensor, targets
+        maps = torch.from_numpy(activations[0]).to(self.device)
+        scores = self._score(target_layer, target, lambda: self._ask(picture, maps))
+        return torch.softmax(torch.from_numpy(scores), dim=-1).numpy()[None]
 
-    @staticmethod
-    def _varies(upsampled: torch.Tensor) -> torch.Tensor:
-        # Not "high > low": a channel with a NaN is no constant one.
-        return ~(upsampled.amin((0, 2, 3)) == upsampled.amax((0, 2, 3)))
+    def _ask(self, picture: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+        """Return the logits of the picture under each mask, shape (channels, classes)."""
+        upsample = torch.nn.UpsamplingBilinear2d(size=picture.shape[-2:])
+        # A constant other than zero may not stay constant to the last digit when upsampled, and
+        # the library then scales the rounding up to a mask: ask the upsampled channel.
+        empty = is_constant(maps)
+        if empty.any():
+            empty[empty.clone()] = is_constant(upsample(maps[empty][None])[0])
+        logits = None
+        if empty.any():
+            blank = self._run(torch.zeros_like(picture)[None])
+            logits = blank.repeat(len(maps), 1)
+        # Written to again and again: taking memory costs more than masking.
+        masked = picture.new_empty(self.batch_size, *picture.shape)
+        for channels in (~empty).nonzero().flatten().split(self.batch_size):
+            masks = upsample(maps[channels][None])[0]
+            low, high = masks.amin((1, 2), True), masks.amax((1, 2), True)
+            masks.sub_(low).div_(high - low + 1e-8)
+            outputs = self._run(torch.mul(picture, masks[:, None], out=masked[: len(channels)]))
+            if logits is None:
+                logits = outputs.new_empty(len(maps), outputs.shape[1])
+            logits[channels] = outputs
+        return logits
 
-    def _ask(self, batch: torch.Tensor) -> torch.Tensor:
-        outputs = self.model(batch)
-        # The library's hooks would keep the layer's output of every masked picture.
-        self.activations_and_grads.clear()
-        return outputs
 
-
-class AblationCAM(_Extended, pytorch_grad_cam.AblationCAM):
+class AblationCAM(_Perturbing, pytorch_grad_cam.AblationCAM):
     """Ablation-CAM (Desai and Ramaswamy, 2020), rerunning only what follows the layer.
 
     https://openaccess.thecvf.com/content_WACV_2020/html/Desai_Ablation-CAM_Visual_Explanations_for_Deep_Convolutional_Network_via_Gradient-free_Localization_WACV_2020_paper.html
@@ -117,86 +211,165 @@ class AblationCAM(_Extended, pytorch_grad_cam.AblationCAM):
     The modules that are called before the layer answer with what they answered to the unperturbed
     picture. That this gives what the whole network gives is proved on one channel of the first
     picture; where it does not, the whole network runs, as in the library.
+
+    Of a transformer's tokens all are ablated, the class token too, as the library's
+    ``AblationLayerVit`` does.
     """
 
-    place = "the layer"
-    splits: bool | None = None  # not known yet
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # By layer, whether what follows can be run alone; not there where not known yet.
+        self.splits: dict[torch.nn.Module, bool] = {}
 
     @torch.no_grad()
     def get_cam_weights(self, input_tensor, target_layer, targets, activations, grads):
         """Relative drop of the score when each channel is ablated: (y - y_k) / y."""
-        weights = []
-        for n, target in enumerate(targets):
-            picture = input_tensor[n : n + 1]
-            maps = torch.from_numpy(activations[n]).to(self.device)
-            score = np.float32(target(self.outputs[n]).item())
-            self.remarks["the logit divided by is negative: weights have the opposite sign"] += (
-                score < 0
-            )
-            self.remarks["ablated channels are set to the minimum less 1e7, not to zero"] += (
-                maps.min().item() != 0
-            )
-            before = self._find_before(picture, target_layer, maps)
-            scores = []
-            for channels in torch.arange(len(maps)).split(self.batch_size):
-                ablated = ablate(maps, channels)
-                outputs = self._ask(picture, target_layer, ablated, before)
-                scores += [target(output).item() for output in outputs]
-            weights.append((score - np.float32(scores)) / score)
-        return np.stack(weights)
+        (target,) = targets
+        output = self.given[target_layer][0]
+        score = np.float32(target(self.outputs[0]).item())
+        self.remarks["the logit divided by is negative: weights have the opposite sign"] += (
+            score < 0
+        )
+        self.remarks["ablated channels are set to the minimum less 1e7, not to zero"] += (
+            output.min().item() != 0
+        )
+        scores = self._score(
+            target_layer, target, lambda: self._ask(input_tensor, target_layer, output)
+        )
+        return ((score - scores) / score)[None]
 
-    def _find_before(self, picture, layer, maps) -> Recorded:
+    def _ask(self, picture, layer, output) -> torch.Tensor:
+        """Return the logits with each channel ablated, shape (channels, classes)."""
+        axis = -1 if has_channels_last(output[None].shape, self.size) else 0
+        before = self._find_before(picture, layer, output, axis)
+        parts = torch.arange(output.shape[axis]).split(self.batch_size)
+        return torch.cat(
+            [self._rerun(picture, layer, ablate(output, part, axis), before) for part in parts]
+        )
+
+    def _find_before(self, picture, layer, output, axis) -> Recorded:
         """Record what is called before the layer; nothing where the model cannot be split."""
-        if self.splits is False:
+        if not self.splits.get(layer, True):
             return []
         before = record_before(self.model, layer, picture)
         self.activations_and_grads.clear()
-        if self.splits is None:
+        if layer not in self.splits:
             # Twice: what is recorded must serve a batch of several.
-            channel = maps.abs().sum((1, 2)).argmax().repeat(2)
-            whole = self._ask(picture, layer, ablate(maps, channel), [])
+            strength = output.float().abs().movedim(axis, 0).flatten(1).sum(1)
+            ablated = ablate(output, strength.argmax().repeat(2), axis)
+            whole = self._rerun(picture, layer, ablated, [])
             try:
-                split = self._ask(picture, layer, ablate(maps, channel), before)
-                self.splits = torch.allclose(
-                    split, whole, rtol=1e-4, atol=1e-5 * whole.abs().max().item(), equal_nan=True
+                split = self._rerun(picture, layer, ablated, before)
+                # Digits of the network's own precision may differ, as with the batch size.
+                scale = max(1.0, torch.finfo(whole.dtype).eps / torch.finfo(torch.float32).eps)
+                self.splits[layer] = torch.allclose(
+                    split,
+                    whole,
+                    rtol=1e-4 * scale,
+                    atol=1e-5 * scale * whole.abs().max().item(),
+                    equal_nan=True,
                 )
             except RuntimeError:  # such as an operation in place on a recorded output
-                self.splits = False
-            if not self.splits:
-                log.info("%s: what follows cannot be run alone; the whole runs", self.place)
-        return before if self.splits else []
+                self.splits[layer] = False
+            if not self.splits[layer]:
+                log.info("%s: what follows cannot be run alone; the whole runs", self.places[layer])
+        return before if self.splits[layer] else []
 
-    def _ask(self, picture, layer, ablated, before: Recorded) -> torch.Tensor:
+    def _rerun(self, picture, layer, ablated, before: Recorded) -> torch.Tensor:
         with answering([*before, (layer, ablated)], len(ablated)):
-            outputs = self.model(picture.expand(len(ablated), -1, -1, -1))
-        self.activations_and_grads.clear()
-        return outputs
+            return self._run(picture.expand(len(ablated), -1, -1, -1))
 
 
-def ablate(maps: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """Copy a layer's output once a channel, with that channel ablated.
+def is_constant(maps: torch.Tensor) -> torch.Tensor:
+    """Say of each channel (channels, height, width) whether it has one value; not if it has NaN."""
+    return maps.amin((1, 2)) == maps.amax((1, 2))
+
+
+def ablate(output: torch.Tensor, channels: torch.Tensor, axis: int = 0) -> torch.Tensor:
+    """Copy a layer's output for one picture once a channel, with that channel ablated.
 
     Parameters
     ----------
-    maps
-        Shape (channels, height, width).
+    output
+        Without the dimension of pictures: (channels, height, width), or channels last.
     channels
         Indices of the channels to ablate, shape (n,).
+    axis
+        Where the channels are: 0 or -1.
 
     Returns
     -------
     torch.Tensor
-        Shape (n, channels, height, width). As the library's ``AblationLayer`` has it, the value
-        is zero where the smallest activation is zero, else the smallest value of the batch so
-        far less 1e7.
+        Shape (n, *output.shape). As the library's ``AblationLayer`` and ``AblationLayerVit`` have
+        it, the value is zero where the smallest activation is zero, else the smallest value of
+        the batch so far less 1e7.
     """
-    batch = maps.repeat(len(channels), 1, 1, 1)
-    lowest = maps.min()
+    batch = output.repeat(len(channels), *[1] * output.ndim)
+    lowest = output.min()
     for row, channel in zip(batch, channels, strict=True):
         if lowest != 0:
             lowest = lowest - 1e7
-        row[channel] = lowest
+        row.select(axis, channel)[...] = lowest
     return batch
+
+
+def as_maps(output: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Bring a layer's output into the form of a convolution's: the library's reshape transform.
+
+    Parameters
+    ----------
+    output
+        A map (n, channels, height, width); one with its channels last, as Swin transformers have
+        it; or tokens (n, tokens, units) of a vision transformer, row by row, with or without a
+        class token before them, which is left out.
+    size
+        Height and width of the picture, whose proportions tell these forms apart.
+
+    Returns
+    -------
+    torch.Tensor
+        A view, shape (n, channels, height, width).
+
+    Raises
+    ------
+    ConsilienceError
+        If it is none of these.
+    """
+    if output.ndim == 3:
+        for extra in (1, 0):
+            if grid := _find_grid(output.shape[1] - extra, size):
+                return output[:, extra:].transpose(1, 2).unflatten(2, grid)
+    if output.ndim != 4:
+        raise ConsilienceError(
+            f"gives {tuple(output.shape)}, not (n, channels, height, width), nor tokens (n, "
+            "tokens, units) in the proportions of the picture; give a convolutional layer or a "
+            "transformer's block"
+        )
+    return output.permute(0, 3, 1, 2) if has_channels_last(output.shape, size) else output
+
+
+def has_channels_last(shape: torch.Size, size: tuple[int, int]) -> bool:
+    """Say whether channels are the last dimension of a layer's output, not the second.
+
+    For a map the sides decide: they have the proportions of the picture, exactly for a square
+    one, else within one position, as strides round.
+    """
+    return len(shape) == 3 or (_fits(shape[1:3], size) and not _fits(shape[2:], size))
+
+
+def _fits(sides: Sequence[int], size: tuple[int, int]) -> bool:
+    height, width = size
+    slack = 0 if height == width else max(height, width)
+    return abs(sides[0] * width - sides[1] * height) <= slack
+
+
+def _find_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return rows and columns of so many tokens, if they can have the picture's proportions."""
+    height, width = size
+    rows = round(math.sqrt(max(tokens, 0) * height / width))
+    if rows and tokens % rows == 0 and rows * width == tokens // rows * height:
+        return rows, tokens // rows
+    return None
 
 
 def record_before(model: torch.nn.Module, layer: torch.nn.Module, inputs: torch.Tensor) -> Recorded:
@@ -264,11 +437,16 @@ METHODS = {
     "score-cam": ScoreCAM,
     "ablation-cam": AblationCAM,
     "grad-cam++": _extend(pytorch_grad_cam.GradCAMPlusPlus),
+    "grad-cam-elementwise": _extend(pytorch_grad_cam.GradCAMElementWise),
     "hirescam": _extend(pytorch_grad_cam.HiResCAM),
     "xgrad-cam": _extend(pytorch_grad_cam.XGradCAM),
     "layer-cam": _extend(pytorch_grad_cam.LayerCAM),
-    # Knows no target: the first principal component of the activations.
+    "eigen-grad-cam": _extend(pytorch_grad_cam.EigenGradCAM),
+    "seg-eigen-cam": _extend(pytorch_grad_cam.SegEigenCAM),
+    # These know no target: they look at the activations alone.
     "eigen-cam": _extend(pytorch_grad_cam.EigenCAM),
+    "kpca-cam": _extend(pytorch_grad_cam.KPCA_CAM),
+    "fem": _extend(pytorch_grad_cam.FEM),
 }
 """The library's class behind each method's name, extended."""
 
@@ -276,10 +454,11 @@ METHODS = {
 def explain_cam(
     classifier: Classifier,
     method: str,
-    layer: str,
-    views: np.ndarray,
+    layers: str | Sequence[str],
+    views: Sequence[np.ndarray],
     targets: Sequence[int],
     batch_size: int = 32,
+    progress: Callable[[int, str], None] = lambda done, status: None,
 ) -> list[dict]:
     """Explain pictures by class activation maps.
 
@@ -289,30 +468,44 @@ def explain_cam(
         The model.
     method
         A key of :data:`METHODS`.
-    layer
-        Name of the layer; its output has shape (n, channels, height, width).
+    layers
+        Name of the layer, or of several; :func:`as_maps` says what its output may be. Of several,
+        the heatmap is the mean of their maps as the library has it.
     views
-        What the model sees: uint8, shape (n, height, width, 3).
+        What the model sees: uint8, each of shape (height, width, 3). Successive ones of equal
+        size share passes where the method makes one pass a picture.
     targets
-        Class to explain, one a picture; methods take its logit.
+        Class to explain, one a view; methods take its logit. A picture that is explained for
+        several classes is given once a class, in succession.
     batch_size
-        Pictures a forward pass of Score-CAM and Ablation-CAM.
+        Pictures a forward pass.
+    progress
+        Called after each view with the number of views done and the status.
 
     Returns
     -------
     list of dict
-        One a picture, with the columns of the table ``HEATMAPS`` from ``layer_height`` on.
-        ``heatmap`` is what the library gives for that picture alone.
+        One a view, with the columns of the table ``HEATMAPS`` from ``method`` on, but for the
+        target's. ``heatmap`` is what the library gives for that picture alone, up to the last
+        digits; ``layer_map`` is of the layer that is named first.
 
     Raises
     ------
     ConsilienceError
-        If there is no such method or layer, a target is out of range, or the layer's output is
-        no map.
+        If there is no such method or layer, a target is out of range, the layer's output is no
+        map, or the logits do not depend on it.
     """
     if method not in METHODS:
         raise ConsilienceError(f"unknown CAM method {method!r}; {nearest(method, METHODS)}")
-    module = classifier.layer(layer)
+    layers = [layers] if isinstance(layers, str) else list(layers)
+    if not layers or len(set(layers)) < len(layers):
+        raise ConsilienceError(
+            f"model {classifier.name!r}: name at least one layer, and each once, not {layers}"
+        )
+    places = {
+        classifier.layer(layer): f"layer {layer!r} of model {classifier.name!r}" for layer in layers
+    }
+    first = classifier.layer(layers[0])
     classes = len(classifier.class_names)
     for target in targets:
         if not 0 <= target < classes:
@@ -324,69 +517,107 @@ def explain_cam(
         raise ConsilienceError(f"{len(targets)} targets for {len(views)} pictures; give one each")
     if not len(views):
         return []
-    place = f"layer {layer!r} of model {classifier.name!r}"
-    _check_layer(classifier, module, place, views[:1])
-    cam = METHODS[method](classifier.model, [module])
-    cam.place, cam.batch_size = place, batch_size
-    rows = []
+    places = _check_layers(classifier, places, views[0])
+    dtype = next(classifier.model.parameters()).dtype
+    cam = METHODS[method](classifier.model, places, batch_size)
+    rows: list[dict] = []
     try:
         with torch.set_grad_enabled(cam.uses_gradients), np.errstate(all="ignore"):
-            for view, target in zip(views, targets, strict=True):
-                # One at a time: last digits do not depend on which pictures share a batch.
-                inputs = classifier.transform.normalize(view[None])
-                heatmap = cam(inputs, [ClassifierOutputTarget(int(target))])[0]
-                rows.append(_make_row(np.float32(cam.layer_maps[0]), heatmap))
+            for part in _parts(views, batch_size if cam.takes_batches else 1):
+                inputs = classifier.transform.normalize(np.stack(views[part])).to(dtype)
+                heatmaps = cam(inputs, [ClassifierOutputTarget(int(t)) for t in targets[part]])
+                index = list(places).index(first)
+                for heatmap, *layer_maps in zip(heatmaps, *cam.layer_maps, strict=True):
+                    status = _describe_maps(layer_maps)
+                    cam.remarks[f"the status of the map is {status}"] += status != "ok"
+                    rows.append(
+                        {"method": method, "layer": ", ".join(layers), "status": status}
+                        | _flatten("layer_", "layer_map", layer_maps[index])
+                        | _flatten("", "heatmap", heatmap)
+                    )
+                    progress(len(rows), status)
     finally:
         # The library's `with` block would do this too, and swallow IndexError.
         cam.release()
+    where = " and ".join(places.values())
     for remark, count in cam.remarks.items():
         if count:
-            log.warning("%s, %s: %s (%d of %d pictures)", place, method, remark, count, len(views))
+            log.warning("%s, %s: %s (%d times in %d maps)", where, method, remark, count, len(rows))
     return rows
 
 
-def _check_layer(
-    classifier: Classifier, layer: torch.nn.Module, place: str, views: np.ndarray
-) -> None:
-    """Find out in one pass whether the layer's output is one map, and is left alone."""
-    outputs = []
-    handle = layer.register_forward_hook(
-        lambda module, args, output: outputs.append((output, getattr(output, "_version", None)))
-    )
+def _parts(views: Sequence[np.ndarray], size: int) -> Iterator[slice]:
+    """Cut views into successive parts of at most ``size``, equal in shape within each."""
+    start = 0
+    for index in range(1, len(views) + 1):
+        if (
+            index == len(views)
+            or index - start == size
+            or np.shape(views[index]) != np.shape(views[start])
+        ):
+            yield slice(start, index)
+            start = index
+
+
+def _check_layers(
+    classifier: Classifier, places: dict[torch.nn.Module, str], view: np.ndarray
+) -> dict[torch.nn.Module, str]:
+    """Find out in one pass whether each layer's output is one map, and is left alone.
+
+    Returns ``places`` in the order in which the layers are called.
+    """
+    outputs: dict[torch.nn.Module, list] = {}
+
+    def keep(module, args, output):
+        outputs.setdefault(module, []).append((output, getattr(output, "_version", None)))
+
+    handles = [layer.register_forward_hook(keep) for layer in places]
     try:
         with torch.no_grad():
-            classifier.model(classifier.transform.normalize(views))
+            dtype = next(classifier.model.parameters()).dtype
+            classifier.model(classifier.transform.normalize(view[None]).to(dtype))
     finally:
-        handle.remove()
-    if len(outputs) != 1:
-        raise ConsilienceError(
-            f"{place} is called {len(outputs)} times a pass, so that its map is not defined; "
-            "give a layer that is called once, such as the block around it"
-        )
-    output, version = outputs[0]
-    if not isinstance(output, torch.Tensor) or output.ndim != 4:
-        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise ConsilienceError(
-            f"{place} gives {shape}, not (n, channels, height, width); give a convolutional layer"
-        )
-    if output._version != version:
-        log.warning(
-            "%s: its output is overwritten in place by what follows; as in pytorch-grad-cam, "
-            "maps are of the overwritten values",
-            place,
-        )
+        for handle in handles:
+            handle.remove()
+    for layer, place in places.items():
+        calls = outputs.get(layer, [])
+        if len(calls) != 1:
+            raise ConsilienceError(
+                f"{place} is called {len(calls)} times a pass, so that its map is not defined; "
+                "give a layer that is called once, such as the block around it"
+            )
+        output, version = calls[0]
+        if not isinstance(output, torch.Tensor):
+            raise ConsilienceError(
+                f"{place} gives a {type(output).__name__}, not a tensor; give a layer inside or "
+                "after it"
+            )
+        try:
+            as_maps(output, view.shape[:2])
+        except ConsilienceError as error:
+            raise ConsilienceError(f"{place} {error}") from None
+        if output._version != version:
+            log.warning(
+                "%s: its output is overwritten in place by what follows; as in pytorch-grad-cam, "
+                "maps are of the overwritten values",
+                place,
+            )
+    return {layer: places[layer] for layer in outputs}
 
 
-def _make_row(layer_map: np.ndarray, heatmap: np.ndarray) -> dict:
+def _flatten(prefix: str, name: str, values: np.ndarray) -> dict:
+    height, width = values.shape
     return {
-        "layer_height": layer_map.shape[0],
-        "layer_width": layer_map.shape[1],
-        "layer_map": layer_map.ravel(),
-        "height": heatmap.shape[0],
-        "width": heatmap.shape[1],
-        "heatmap": heatmap.ravel(),
-        "status": describe_map(layer_map),
+        f"{prefix}height": height,
+        f"{prefix}width": width,
+        name: np.float32(values).ravel(),
     }
+
+
+def _describe_maps(layer_maps: Sequence[np.ndarray]) -> str:
+    """Say of the layers' maps whether their mean can be drawn; a zero map only adds nothing."""
+    found = {describe_map(np.float32(values)) for values in layer_maps}
+    return next((status for status in ("nan", "constant", "ok") if status in found), "zero")
 
 
 def describe_map(layer_map: np.ndarray) -> str:

@@ -16,7 +16,7 @@ from .classifiers import (
     load_classifier,
 )
 from .errors import ConsilienceError
-from .predictions import TARGETS, find_class
+from .predictions import check_target
 
 
 def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> dict:
@@ -65,8 +65,8 @@ def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> d
         classifier = Classifier(spec["name"], model, class_names, transform)
     for layer in layers:
         classifier.layer(layer)
-    if target is not None and target not in TARGETS:
-        find_class(classifier, target)
+    if target is not None:
+        check_target(classifier, target)
     return {
         "class_names": list(classifier.class_names),
         "output_layer": find_output_layer(classifier),

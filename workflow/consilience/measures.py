@@ -78,6 +78,8 @@ def collect_explanations(
 ) -> dict[str, dict[str, Explanation]]:
     """Collect the explanations of one model by picture and method.
 
+    Of a picture that is explained for several classes they are those of its first target.
+
     Parameters
     ----------
     heatmaps
@@ -88,10 +90,11 @@ def collect_explanations(
     found: dict[str, dict[str, Explanation]] = defaultdict(dict)
     for row in heatmaps:
         shape = row["height"], row["width"]
-        found[row["picture"]][row["method"]] = np.float32(row["heatmap"]).reshape(shape)
+        heatmap = np.float32(row["heatmap"]).reshape(shape)
+        found[row["picture"]].setdefault(row["method"], heatmap)
     for row in limes:
         segments = np.int32(row["segment_map"]).reshape(row["height"], row["width"])
-        found[row["picture"]]["lime"] = Superpixels(segments, row["weights"])
+        found[row["picture"]].setdefault("lime", Superpixels(segments, row["weights"]))
     return dict(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -11,6 +12,31 @@ from .errors import ConsilienceError
 from .images import decode_png, encode_png, read_picture
 
 TARGETS = ("predicted", "labelled")
+
+
+def count_top(classifier: Classifier, target: str | int) -> int | None:
+    """Return how many likeliest classes ``top-<n>`` asks for; None where the target is another.
+
+    Raises
+    ------
+    ConsilienceError
+        If the model has fewer classes, or ``n`` is zero.
+    """
+    if not (asked := re.fullmatch(r"top-(\d+)", str(target))):
+        return None
+    count, classes = int(asked[1]), len(classifier.class_names)
+    if not 1 <= count <= classes:
+        raise ConsilienceError(
+            f"target: {target}, but model {classifier.name!r} has {classes} classes; "
+            f"give top-1 to top-{classes}"
+        )
+    return count
+
+
+def check_target(classifier: Classifier, target: str | int) -> None:
+    """Raise a :class:`ConsilienceError` unless the model can be asked for the target."""
+    if target not in TARGETS and count_top(classifier, target) is None:
+        find_class(classifier, target)
 
 
 def find_class(classifier: Classifier, target: str | int) -> int:
@@ -104,7 +130,7 @@ def predict(
     target: str | int = "predicted",
     batch_size: int = 32,
 ) -> Iterator[dict]:
-    """Ask the model about each view, and choose the class to explain.
+    """Ask the model about each view, and choose the class or classes to explain.
 
     Parameters
     ----------
@@ -116,14 +142,15 @@ def predict(
         True class name by picture, None where it is not known; a name that is no class of the
         model counts as not known.
     target
-        ``predicted``, ``labelled``, a class name or a class index.
+        ``predicted``, ``labelled``, ``top-<n>`` for the n likeliest classes, a class name or a
+        class index.
     batch_size
         Pictures a forward pass.
 
     Yields
     ------
     dict
-        Rows of ``PREDICTIONS``.
+        Rows of ``PREDICTIONS``, one a view and target; of ``top-<n>`` the likeliest comes first.
 
     Raises
     ------
@@ -131,7 +158,8 @@ def predict(
         If the target is no class, or ``labelled`` and a picture's class is not known.
     """
     names = classifier.class_names
-    chosen = None if target in TARGETS else find_class(classifier, target)
+    count = count_top(classifier, target)
+    chosen = None if target in TARGETS or count else find_class(classifier, target)
     # A model may take pictures of any size, and then its views differ in size.
     sizes = {(row["height"], row["width"]) for row in views}
     step = batch_size if len(sizes) == 1 else 1
@@ -148,20 +176,24 @@ def predict(
                     "label it, or choose another target"
                 )
             if target == "predicted":
-                index = predicted
+                indices = [predicted]
+            elif count:
+                # Stable, so that the first is the predicted class whatever the ties.
+                indices = (-scores).argsort(kind="stable")[:count].tolist()
             else:
-                index = label_index if target == "labelled" else chosen
-            yield {
-                "model": classifier.name,
-                "picture": view["picture"],
-                "target": target if target in TARGETS else "given",
-                "target_index": index,
-                "target_class": names[index],
-                "target_probability": float(scores[index]),
-                "predicted_index": predicted,
-                "predicted_class": names[predicted],
-                "predicted_probability": float(scores[predicted]),
-                "label_index": label_index,
-                "label_class": None if label_index is None else names[label_index],
-                "correct": None if label_index is None else label_index == predicted,
-            }
+                indices = [label_index if target == "labelled" else chosen]
+            for index in indices:
+                yield {
+                    "model": classifier.name,
+                    "picture": view["picture"],
+                    "target": target if target in TARGETS or count else "given",
+                    "target_index": index,
+                    "target_class": names[index],
+                    "target_probability": float(scores[index]),
+                    "predicted_index": predicted,
+                    "predicted_class": names[predicted],
+                    "predicted_probability": float(scores[predicted]),
+                    "label_index": label_index,
+                    "label_class": None if label_index is None else names[label_index],
+                    "correct": None if label_index is None else label_index == predicted,
+                }

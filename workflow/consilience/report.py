@@ -8,6 +8,7 @@ escaped by the templates.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -83,6 +84,16 @@ METHODS = {
     "grad-cam": "Grad-CAM",
     "score-cam": "Score-CAM",
     "ablation-cam": "Ablation-CAM",
+    "grad-cam++": "Grad-CAM++",
+    "grad-cam-elementwise": "Grad-CAM, element by element",
+    "hirescam": "HiResCAM",
+    "xgrad-cam": "XGrad-CAM",
+    "layer-cam": "Layer-CAM",
+    "eigen-grad-cam": "Eigen-Grad-CAM",
+    "seg-eigen-cam": "Seg-Eigen-CAM",
+    "eigen-cam": "Eigen-CAM",
+    "kpca-cam": "KPCA-CAM",
+    "fem": "FEM",
     "lime": "LIME",
 }
 
@@ -215,11 +226,19 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         Draws LIME's outlines from view, segment map, weights and number of features; by default
         ``consilience.lime_image.outline``.
 
+    Of a picture that is explained for several classes the page shows the first target.
+
     Raises
     ------
     ConsilienceError
         If tables do not belong together: an explanation of a picture without a view.
     """
+    content = dataclasses.replace(
+        content,
+        predictions=_keep_first(content.predictions, "model", "picture"),
+        heatmaps=_keep_first(content.heatmaps, "model", "picture", "method"),
+        lime=_keep_first(content.lime, "model", "picture"),
+    )
     if outline is None and content.lime:
         from .lime_image import outline  # imports LIME, which most of a test does without
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
@@ -291,6 +310,14 @@ def slug(name: str) -> str:
 def method_label(name: str) -> str:
     """Return what the field calls a method."""
     return METHODS.get(name, name)
+
+
+def _keep_first(rows: Rows, *keys: str) -> Rows:
+    """Keep the first of the rows that share the values of ``keys``: the first target's."""
+    kept: dict[tuple, Mapping] = {}
+    for row in rows:
+        kept.setdefault(tuple(row[key] for key in keys), row)
+    return list(kept.values())
 
 
 def _join(words: Iterable[str]) -> str:
@@ -969,6 +996,8 @@ def _chosen(prediction: Mapping) -> str:
     """Say how the explained class was chosen."""
     kind = prediction["target"]
     known = {"predicted": "the predicted class", "labelled": "the labelled class"}
+    if kind.startswith("top-"):
+        return "the predicted class, first of several that are explained"
     return known.get(kind, "the class that the study gives")
 
 

@@ -187,7 +187,7 @@ COMPARISON = _schema(
 PREDICTIONS = _schema(
     model=_text,
     picture=_text,
-    # The class every explanation of this picture explains, and how it was chosen.
+    # How the class that is explained was chosen: predicted, labelled, given, or top-<n>.
     target=_text,
     target_index=_index,
     target_class=_text,
@@ -199,7 +199,10 @@ PREDICTIONS = _schema(
     label_class=_optional(_text),
     correct=_optional(pa.bool_()),
 )
-"""One row a model and picture: what the model says, and which class is explained."""
+"""One row a model, picture and target: what the model says, and which class is explained.
+
+Of the target ``top-<n>`` a picture has n rows in succession, the likeliest class first.
+"""
 
 VIEWS = _schema(
     model=_text,
@@ -234,7 +237,7 @@ HEATMAPS = _schema(
     # ok, or what is degenerate: zero, constant, nan.
     status=_text,
 )
-"""One row a model, picture and CAM method."""
+"""One row a model, picture, target and CAM method, in the order of ``PREDICTIONS``."""
 
 LIME = _schema(
     model=_text,

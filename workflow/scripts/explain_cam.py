@@ -1,26 +1,33 @@
 """Explain the pictures of a batch with one class activation map method."""
 
-from consilience import cam, classifiers, predictions, steps, tables
+from consilience import cam, classifiers, images, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
-    params, method = snakemake.params, snakemake.wildcards.method
+    params = snakemake.params
     steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights)
-    views = tables.read_rows(snakemake.input.views, tables.VIEWS)
+    classifier = classifiers.load_classifier(
+        params.model, *snakemake.input.weights, keep=params.layers
+    )
+    views = {
+        row["picture"]: images.decode_png(row["view"])
+        for row in tables.read_rows(snakemake.input.views, tables.VIEWS)
+    }
     targets = tables.read_rows(snakemake.input.predictions, tables.PREDICTIONS)
-    rows = []
-    for view, target in zip(views, targets, strict=True):
-        (heatmap,) = cam.explain_cam(
-            classifier,
-            method,
-            params.layer,
-            predictions.stack_views([view]),
-            [target["target_index"]],
-            params.batch_size,
-        )
-        log(f"{view['picture']}: {heatmap['status']} ({len(rows) + 1} of {len(views)})")
-        of_picture = {
-            key: target[key] for key in ("model", "picture", "target_index", "target_class")
-        }
-        rows.append(of_picture | {"method": method, "layer": params.layer} | heatmap)
+    heatmaps = cam.explain_cam(
+        classifier,
+        snakemake.wildcards.method,
+        params.layers,
+        [views[target["picture"]] for target in targets],
+        [target["target_index"] for target in targets],
+        params.batch_size,
+        lambda done, status: log(
+            f"{targets[done - 1]['picture']}, {targets[done - 1]['target_class']}: {status} "
+            f"({done} of {len(targets)})"
+        ),
+    )
+    of_picture = ("model", "picture", "target_index", "target_class")
+    rows = [
+        {key: target[key] for key in of_picture} | heatmap
+        for target, heatmap in zip(targets, heatmaps, strict=True)
+    ]
     tables.write_table(rows, snakemake.output[0], tables.HEATMAPS)

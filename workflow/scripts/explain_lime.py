@@ -5,7 +5,7 @@ from consilience import classifiers, images, lime_image, steps, tables
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
     steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights)
+    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights, keep=())
     views = tables.read_rows(snakemake.input.views, tables.VIEWS)
     targets = tables.read_rows(snakemake.input.predictions, tables.PREDICTIONS)
     rows = []

@@ -5,7 +5,7 @@ from consilience import classifiers, predictions, steps, tables
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
     steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights)
+    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights, keep=())
     pictures = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
     views = list(predictions.view_pictures(classifier, pictures))
     labels = {row["name"]: row[params.labels] for row in pictures}
