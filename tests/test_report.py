@@ -37,6 +37,7 @@ STUDY = {
     "cam": {"methods": list(METHODS)},
     "lime": {"num_features": 3},
     "agreement": {"top_fraction": 0.2},
+    "dissection": {"significance": 0.05},
 }
 
 

@@ -59,6 +59,7 @@ class Content:
     neurons: Rows = ()
     concepts: Rows = ()
     comparison: Rows = ()
+    temperature: Rows = ()
     predictions: Rows = ()
     views: Rows = ()
     heatmaps: Rows = ()
@@ -801,6 +802,8 @@ def _dissect(content: Content) -> dict | None:
         "dissected": _dissected(content),
         "published": _published(content),
         "has_absent": any(row["absent"] is not None for row in summary),
+        "temperatures": _temperatures(content),
+        "significance": content.study["dissection"]["significance"],
         "has_standing": any(row["compared"]["share_standing"] for row in summary),
         "has_intervals": any(row["low"] is not None for row in content.comparison),
         "categories": _unique(row["category"] for one in summary for row in one["categories"]),
@@ -823,6 +826,17 @@ def _compared(row: Mapping) -> dict:
     label, as_share = COMPARISON_MEASURES[row["metric"]]
     names = {"a": row["model_a"], "b": row["model_b"]}
     return {"label": label.format(**names), "as_share": as_share}
+
+
+def _temperatures(content: Content) -> list[dict]:
+    """Share of all neurons that get a word of the absent half that a was not chosen on."""
+    rows = []
+    for a in _unique(row["a"] for row in content.temperature):
+        mine = [row for row in content.temperature if row["a"] == a]
+        neurons = sum(row["labelled_neurons"] for row in mine)
+        absent = sum(row["share_reported"] * row["labelled_neurons"] for row in mine)
+        rows.append({"a": a, "share": absent / neurons, "chosen": mine[0]["chosen"]})
+    return rows
 
 
 def _neuron_cards(content, model, layer, probe, thumbnail) -> list[dict]:
