@@ -22,7 +22,7 @@ from consilience.tables import ACTIVATIONS, EMBEDDINGS, write_table
 
 SHARD = 10_000
 NEURONS, DIMENSIONS, CONCEPTS = 512, 512, 1000
-SIZES = (10_000, 40_000, 160_000, 640_000, 1_280_000)
+SIZES = (10_000, 160_000, 1_280_000)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

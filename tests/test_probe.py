@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consilience import probe
 from consilience.errors import ConsilienceError
 from consilience.probe import (
     ColumnStore,
@@ -52,15 +53,20 @@ def test_keys_depend_on_names_alone_and_spread_evenly():
     assert set(ProbeSet([], []).parts(keys)) == {0, 1}
 
 
-def test_a_sample_keeps_its_pictures_when_others_are_added():
+def test_a_sample_keeps_its_pictures_when_others_are_added(monkeypatch):
+    monkeypatch.setattr(probe, "_SPLIT", 64)
     keys = keys_of([str(n) for n in range(1000)])
-    few = sample(np.arange(500), keys, 100)
-    many = sample(np.arange(1000), keys, 100)
+    probes = ProbeSet([], [], held_out=0.3)
+    few = sample(keys[:500], probes.labels, 100)
+    many = sample(keys, probes.labels, 100)
+    assert probes.labels(keys[many]).all()
     assert len(few) == len(many) == 100
     assert (np.diff(few) > 0).all()
     # Those of the first half that are still chosen were chosen before.
     assert set(many[many < 500]) <= set(few)
-    np.testing.assert_array_equal(sample(np.arange(50), keys, 100), np.arange(50))
+    tested = np.flatnonzero(probes.tests(keys))
+    np.testing.assert_array_equal(sample(keys, probes.tests, 1000), tested)
+    assert probes.count_labelling(keys) == 1000 - len(tested)
 
 
 def test_weights_are_poisson_and_independent():

@@ -33,7 +33,6 @@ STUDY = {
             "dissect_layers": ["l4", "fc"],
         },
     ],
-    "dissection": {"a": 1},
     "cam": {"methods": list(METHODS)},
     "lime": {"num_features": 3},
     "agreement": {"top_fraction": 0.2},

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
-from consilience import tables
+from consilience import images, tables, world
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ def snakemake(folder, *arguments, studies=(), check=True):
 
 def hashes(folder):
     """SHA-256 of everything that must not differ between two runs."""
-    kinds = ("*.parquet", "*.npz", "*.csv", "*.pkl", "*.safetensors", "*.pt", "*.json")
+    kinds = ("*.parquet", "*.npz", "*.csv", "*.pkl", "*.safetensors", "*.pt", "*.json", "*.png")
     files = sorted(path for kind in kinds for path in folder.rglob(kind))
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
@@ -53,8 +53,8 @@ def miniature(tmp_path_factory):
     return folder
 
 
-def results(folder, name, schema):
-    return tables.read_rows(folder / "results/miniature/tables" / f"{name}.parquet", schema)
+def results(folder, name, schema, study="miniature"):
+    return tables.read_rows(folder / "results" / study / "tables" / f"{name}.parquet", schema)
 
 
 def test_every_act_has_its_table(miniature):
@@ -68,7 +68,7 @@ def test_every_act_has_its_table(miniature):
     assert {row["status"] for row in neurons} <= {"ok", "constant"}
     folder = miniature / "results/miniature"
     assert len((folder / "tables/neurons.csv").read_text().splitlines()) == 1 + len(neurons)
-    cards = {path.name for path in (folder / "dissect/object-net/cards").iterdir()}
+    cards = {path.name for path in (folder / "dissect/object-net/cards").glob("*.png")}
     assert cards == {"layer4-1.png", "layer4-2.png", "fc-1.png"}
 
     agreement = results(miniature, "agreement", tables.AGREEMENT)
@@ -122,6 +122,13 @@ def rules_to_run(folder, change, tmp_path):
     return {row.split()[0]: int(row.split()[1]) for row in rows if row.strip()}
 
 
+AFTER_LABELLING = {
+    "label_neurons": 2,
+    "draw_neuron_cards": 2,
+    "compare_models": 1,
+    "write_report": 1,
+    "all": 1,
+}
 AFTER_EXPLAINING = {"compare_explanations": 2, "summarise": 1, "write_report": 1, "all": 1}
 
 
@@ -133,22 +140,71 @@ AFTER_EXPLAINING = {"compare_explanations": 2, "summarise": 1, "write_report": 1
             {"explain_lime": 2, "export_explain_params": 1} | AFTER_EXPLAINING,
         ),
         ("lime: {quickshift: {ratio: 0.5}}", {"write_report": 1, "all": 1}),
-        (
-            "dissection: {a: 2}",
-            {
-                "label_neurons": 2,
-                "draw_neuron_cards": 2,
-                "compare_models": 1,
-                "write_report": 1,
-                "all": 1,
-            },
-        ),
+        ("dissection: {soft-wpmi: {a: 2}}", AFTER_LABELLING),
+        ("dissection: {similarity: rank-reorder}", AFTER_LABELLING),
+        ("dissection: {resamples: 6}", AFTER_LABELLING),
+        ("dissection: {held_out: 0.3}", {"choose_temperature": 1} | AFTER_LABELLING),
         ("title: Another", {"write_report": 1, "all": 1}),
         ("agreement: {bootstrap: 500}", {"summarise": 1, "write_report": 1, "all": 1}),
     ],
 )
 def test_a_change_reruns_what_it_must_and_no_more(miniature, tmp_path, change, expected):
     assert rules_to_run(miniature, change, tmp_path) == expected
+
+
+def test_added_probe_pictures_touch_their_own_shards_only(miniature, tmp_path):
+    results_of = miniature / "results/miniature"
+    (tmp_path / "probe").mkdir()
+    rows = tables.read_rows(sorted((results_of / "probe").glob("*.parquet")), tables.PICTURES)
+    names = [f"{number:03d}.png" for number in range(500)]
+    old, new = names[:40], [name for name in names[40:] if images.batch_of(name, 8) in (2, 5)][:10]
+    assert {images.batch_of(name, 8) for name in new} == {2, 5}
+    for name, row in zip(old + new, rows, strict=False):
+        if name in old:
+            (tmp_path / "probe" / name).write_bytes(row["image"]["bytes"])
+    (tmp_path / "words.txt").write_text("ball\nbox\nstar\nbrick\nwater\n")
+    study = {
+        "study": "own",
+        "world": None,
+        "pictures": [],
+        "acts": {"cam": False, "lime": False, "agree": False},
+        "probe": [{"folder": "probe"}],
+        "shards": 8,
+        "clip": {"train": None, "path": str(results_of / "clip/weights.pt")},
+        "concepts": "words.txt",
+        "dissection": {"soft-wpmi": {"top_k": 5, "a": 2}, "resamples": 2},
+        "models": [
+            {
+                "name": "net",
+                "architecture": "resnet18",
+                "checkpoint": str(results_of / "models/object-net/weights.safetensors"),
+                "classes": list(world.OBJECTS),
+                "transform": {"mean": [0.5] * 3, "std": [0.5] * 3},
+                "dissect_layers": ["layer3"],
+                "explain": False,
+            }
+        ],
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    snakemake(tmp_path, "--cores", "2", studies=[path])
+    neurons = results(tmp_path, "neurons", tables.NEURONS, study="own")
+    assert {row["status"] for row in neurons} == {"ok"}
+    for name, row in zip(new, rows, strict=False):
+        (tmp_path / "probe" / name).write_bytes(row["image"]["bytes"])
+    said = snakemake(tmp_path, "-n", studies=[path])
+    stats = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
+    assert {row.split()[0]: int(row.split()[1]) for row in stats if row.strip()} == {
+        "gather_probe": 2,
+        "embed_probe": 2,
+        "extract_activations": 2,
+        "extract_untrained": 2,
+        "label_neurons": 1,
+        "draw_neuron_cards": 1,
+        "compare_models": 1,
+        "write_report": 1,
+        "all": 1,
+    }
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,6 @@ class _Layer:
     layer: str
     similarity: str
     settings: dict
-    parts: np.ndarray
     status: np.ndarray
     halves: list[TopPictures]
     # Numbers of pictures, and the activations of the neurons that react on them.
@@ -236,20 +235,19 @@ class _Layer:
     @classmethod
     def collect(cls, probe, keys, layer, similarity, settings, resamples=0) -> _Layer:
         """Read the layer's activations once."""
-        parts = probe.parts(keys)
-        labelling = np.flatnonzero(parts < 2)
+        labelling = probe.count_labelling(keys)
         top_k = _terms(similarity, settings).top_k if similarity in TERMS else TOP_PICTURES
-        if similarity in TERMS and top_k > len(labelling):
+        if similarity in TERMS and top_k > labelling:
             raise ConsilienceError(
                 f"the {top_k} most activating pictures are asked for, but there are "
-                f"{len(labelling)} probe pictures to label neurons with (of {len(keys)}, the "
+                f"{labelling} probe pictures to label neurons with (of {len(keys)}, the "
                 "others are held out); add probe pictures or lower top_k"
             )
-        if not len(labelling):
+        if not labelling:
             raise ConsilienceError("neurons cannot be labelled without probe pictures")
-        held_out = sample(np.flatnonzero(parts == 2), keys, HELD_OUT)
+        held_out = sample(keys, probe.tests, HELD_OUT)
         # Sums over top pictures are calibrated exactly, the other similarities on a sample.
-        sampled = sample(labelling, keys, 0 if similarity in TERMS else SAMPLE)
+        sampled = sample(keys, probe.labels, 0 if similarity in TERMS else SAMPLE)
         # Resamples reach below the top pictures; Poisson weights leave six deviations of room.
         depth = top_k + int(np.ceil(6 * np.sqrt(top_k))) if resamples else top_k
         depth = max(depth, TOP_PICTURES)
@@ -259,7 +257,7 @@ class _Layer:
         done = 0
         for values in probe.read_activations(layer, keys):
             start, done = done, done + len(values)
-            numbers = np.arange(start, done)
+            numbers, parts = np.arange(start, done), probe.parts(keys[start:done])
             good = np.isfinite(values)
             if not good.all():
                 values = np.where(good, values, 0)
@@ -274,9 +272,9 @@ class _Layer:
             low, high = np.minimum(low, least), np.maximum(high, most)
             finite &= good.all(axis=0)
             for half, top in enumerate(halves):
-                mine = parts[numbers] == half
+                mine = parts == half
                 if mine.any():
-                    top.add(values[mine], keys[numbers[mine]], numbers[mine])
+                    top.add(values[mine], keys[start:done][mine], numbers[mine])
             for chosen, rows in zip((held_out, sampled), kept, strict=True):
                 rows.append(values[_between(chosen, start, done) - start])
         reacts = high - low > CONSTANT * np.maximum(np.abs(low), np.abs(high))
@@ -289,7 +287,6 @@ class _Layer:
             layer,
             similarity,
             settings,
-            parts,
             status.astype(object),
             halves,
             held_out,
@@ -347,8 +344,7 @@ class _Layer:
         """WPMI and soft-WPMI: only top pictures count, of whatever neurons and draws."""
         terms = _terms(self.similarity, self.settings)
         top, halves = self.top(), [self.top(0), self.top(1)]
-        labelling = np.flatnonzero(self.parts < 2)
-        pool = sample(labelling, self.keys, max(POOL, terms.top_k))
+        pool = sample(self.keys, self.probe.labels, max(POOL, terms.top_k))
         rankings = {"label": top.pictures[:, : terms.top_k]}
         draws = max(calibration.DRAWS * len(self.alive), calibration.LEAST_DRAWS)
         rankings["chance"] = _draw(pool, draws, terms.top_k, rng)
@@ -446,7 +442,7 @@ class _Layer:
                 for _ in range(SHUFFLES)
             ]
         )
-        halves = [self.parts[sampled] == half for half in (0, 1)]
+        halves = [self.probe.parts(self.keys[sampled]) == half for half in (0, 1)]
         try:
             labels = [compare(activations[half], near[half]).argmax(axis=1) for half in halves]
         except ConsilienceError:  # too few pictures in a half
@@ -482,7 +478,7 @@ class _Layer:
 
     def labelling_pictures(self, activations: np.ndarray, start: int) -> np.ndarray:
         """Say which of the rows from picture ``start`` on labels are made from."""
-        return self.parts[start : start + len(activations)] < 2
+        return self.probe.labels(self.keys[start : start + len(activations)])
 
 
 def _scan_cosine(study: _Layer, concepts: Concepts, stack, power: int = 1, min_norm=None):
@@ -528,7 +524,7 @@ def _scan_rank_reorder(study: _Layer, concepts: Concepts, stack):
         for name, parameter in inspect.signature(SIMILARITIES["rank-reorder"]).parameters.items()
         if parameter.kind == parameter.KEYWORD_ONLY
     }
-    labelling = np.flatnonzero(study.parts < 2)
+    labelling = np.flatnonzero(study.probe.labels(study.keys))
     top_k = int(len(labelling) * settings.pop("top_fraction"))
     if top_k < 2:
         raise ConsilienceError(

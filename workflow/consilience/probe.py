@@ -14,7 +14,7 @@ import hashlib
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,8 @@ CHUNK = 2048
 """Pictures read at a time."""
 
 _SPAN = 2.0**64
+# Keys worked on at a time: beside the keys nothing is held that grows with the pictures.
+_SPLIT = 2**16
 
 
 def keys_of(names: Sequence[str]) -> np.ndarray:
@@ -63,7 +65,8 @@ class ProbeSet:
         """
         found = [keys_of(names) for names in _read_column(self.embeddings, EMBEDDINGS, "key")]
         keys = np.concatenate(found) if found else np.empty(0, dtype=np.uint64)
-        if len(np.unique(keys)) < len(keys):
+        ordered = np.sort(keys)
+        if (ordered[1:] == ordered[:-1]).any():
             raise ConsilienceError(
                 f"{self.embeddings[0]} and the other shards hold a probe picture twice; delete "
                 "them and run again"
@@ -75,6 +78,19 @@ class ProbeSet:
         place = keys / _SPAN
         halves = (place >= self.held_out + (1 - self.held_out) / 2).astype(np.int8)
         return np.where(place < self.held_out, np.int8(2), halves)
+
+    def labels(self, keys: np.ndarray) -> np.ndarray:
+        """Say which pictures labels are made from."""
+        return self.parts(keys) < 2
+
+    def tests(self, keys: np.ndarray) -> np.ndarray:
+        """Say which pictures labels are tested on."""
+        return self.parts(keys) == 2
+
+    def count_labelling(self, keys: np.ndarray) -> int:
+        """Count the pictures that labels are made from."""
+        starts = range(0, len(keys), _SPLIT)
+        return int(sum(self.labels(keys[start : start + _SPLIT]).sum() for start in starts))
 
     def read_activations(self, layer: str, keys: np.ndarray) -> Iterator[np.ndarray]:
         """Read a layer's activations in the order of ``keys``, shape (pictures, neurons).
@@ -134,12 +150,30 @@ def _rebatch(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield np.concatenate(waiting)[:rows]
 
 
-def sample(numbers: np.ndarray, keys: np.ndarray, most: int) -> np.ndarray:
-    """Choose at most ``most`` pictures, by their keys alone; numbers come back rising."""
-    if len(numbers) <= most:
-        return numbers
-    # Mixed again: the key itself has already decided where the picture falls.
-    return np.sort(numbers[np.argsort(_mix(keys[numbers]), kind="stable")[:most]])
+def sample(keys: np.ndarray, wanted: Callable[[np.ndarray], np.ndarray], most: int) -> np.ndarray:
+    """Choose at most ``most`` pictures, by their keys alone.
+
+    Parameters
+    ----------
+    keys
+        Of all pictures.
+    wanted
+        Says of an array of keys which may be chosen.
+    most
+        How many at most.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64, their numbers, rising.
+    """
+    kept = np.empty(0, dtype=np.int64)
+    for start in range(0, len(keys), _SPLIT):
+        numbers = start + np.flatnonzero(wanted(keys[start : start + _SPLIT]))
+        kept = np.concatenate([kept, numbers])
+        # Mixed again: the key itself has already decided where the picture falls.
+        kept = np.sort(kept[np.argsort(_mix(keys[kept]), kind="stable")[:most]])
+    return kept
 
 
 def draw_weights(keys: np.ndarray, resample: int) -> np.ndarray:
