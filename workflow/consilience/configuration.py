@@ -159,6 +159,12 @@ def _problems(study: Mapping) -> Iterator[str]:
     if not explained and (study["acts"]["cam"] or study["acts"]["lime"]):
         yield "models: none has explain: true; set it, or acts.cam: false and acts.lime: false"
 
+    if study["acts"]["lime"] and study["lime"]["params"] is not None:
+        for path in dict.fromkeys(
+            study["lime"]["params"].replace("{model}", name) for name in explained
+        ):
+            yield from check_file("lime.params", path)
+
     if study["clip"] is not None:
         given = [key for key, value in study["clip"].items() if value is not None]
         if len(given) != 1:
