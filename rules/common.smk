@@ -150,7 +150,7 @@ def lime_settings():
 
 def given_params():
     """The file that LIME's parameters are taken from, if any; {model} in it is a wildcard."""
-    return [STUDY["lime"]["params"]] if STUDY["lime"]["params"] else []
+    return STUDY["lime"]["params"] or []
 
 
 def class_name_files(names):

@@ -245,7 +245,7 @@ def test_a_segmentation_by_name_has_the_functions_own_defaults(tmp_path):
         ("distance_metric", "cosin", "distance_metric 'cosin'"),
         ("distance_metric", 3, "distance_metric is 3"),
         ("model_regressor", "Lasso", "model_regressor is 'Lasso'; it must be None or 'ridge'"),
-        ("random_seed", 2**32, "random_seed is 4294967296"),
+        ("random_seed", 2**31, "random_seed is 2147483648"),
         ("random_state", "7", "random_state is '7'"),
         ("kernel_width", 0, "kernel_width is 0"),
         ("kernel_width", float("nan"), "kernel_width is nan"),

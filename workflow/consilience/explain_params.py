@@ -54,8 +54,8 @@ def _or_none(check: Callable) -> Callable:
 
 
 _SEED = (
-    _or_none(lambda value: _whole(0)(value) and value < 2**32),
-    "a whole number from 0 to 2**32 - 1, or None for the study's",
+    _or_none(lambda value: _whole(0)(value) and value < 2**31),
+    "a whole number from 0 to 2**31 - 1, or None for the study's",
 )
 _FLAG = (lambda value: type(value) is bool, "True or False")
 _WHOLE = (_whole(1), "a whole number from 1")

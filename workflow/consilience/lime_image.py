@@ -152,7 +152,7 @@ def make_segmentation(segmentation: Mapping, seed: int) -> Callable[[np.ndarray]
     def segment(picture: np.ndarray) -> np.ndarray:
         try:
             found = algorithm(picture)
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise ConsilienceError(
                 f"segmentation {method} with {parameters} fails: {error}; change its parameters"
             ) from None
@@ -161,6 +161,15 @@ def make_segmentation(segmentation: Mapping, seed: int) -> Callable[[np.ndarray]
         return np.unique(found, return_inverse=True)[1].reshape(found.shape)
 
     return segment
+
+
+def cut_superpixels(view: np.ndarray, params: Mapping) -> np.ndarray:
+    """Return the superpixel of every pixel of a view, shape (height, width), numbered from 0.
+
+    ``params`` are those of :func:`explain_lime`.
+    """
+    segmentation = {"method": params["segmentation_fn"], **params["segmentation_params"]}
+    return make_segmentation(segmentation, params["random_seed"])(view)
 
 
 def check_distance(metric: str) -> None:
@@ -232,10 +241,8 @@ def explain_lime(
             f"num_samples is {params['num_samples']}; LIME fits a line to at least 2"
         )
     check_distance(params["distance_metric"])
-    segment = make_segmentation(
-        {"method": params["segmentation_fn"], **params["segmentation_params"]},
-        params["random_seed"],
-    )
+    if segment_map is None:
+        segment_map = cut_superpixels(view, params)
     explainer = LimeImageExplainer(
         kernel_width=params["kernel_width"], random_state=params["random_state"]
     )
@@ -248,7 +255,7 @@ def explain_lime(
         num_features=params["num_features"],
         num_samples=params["num_samples"],
         batch_size=params["batch_size"],
-        segmentation_fn=segment if segment_map is None else lambda _: segment_map,
+        segmentation_fn=lambda _: segment_map,
         distance_metric=params["distance_metric"],
         random_seed=params["random_seed"],
     )

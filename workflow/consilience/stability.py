@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from .images import decode_png
-from .lime_image import explain_lime
+from .lime_image import cut_superpixels, explain_lime
 from .measures import (
     Superpixels,
     UndefinedError,
@@ -34,11 +34,12 @@ SEGMENTATION = "segmentation and perturbation"
 
 
 def draw_seeds(seed: int, repeats: int) -> list[int]:
-    """Return seeds of repeats, whole numbers below 2**32, that depend on the explanation's own.
+    """Return seeds of repeats, whole numbers below 2**31, that depend on the explanation's own.
 
     Drawn rather than counted up: the next study's seed may be this one's plus one.
     """
-    return [int(value) for value in np.random.SeedSequence(seed).generate_state(repeats)]
+    # Quickshift takes no larger ones.
+    return [int(value) >> 1 for value in np.random.SeedSequence(seed).generate_state(repeats)]
 
 
 def repeat_lime(
@@ -87,13 +88,10 @@ def repeat_lime(
             explain_lime(classifier, pixels, targets, chosen | {"random_state": seed}, segment_map)
             for seed in others
         ]
-        method = chosen["segmentation_fn"]
+        maps, reason = _cut_anew(pixels, segment_map, chosen, repeats)
         fresh = [
-            explain_lime(
-                classifier, pixels, targets, chosen | {"random_state": seed, "random_seed": cut}
-            )
-            for seed, cut in zip(others, draw_seeds(chosen["random_seed"], repeats), strict=True)
-            if method == "quickshift"  # the others have no seed
+            explain_lime(classifier, pixels, targets, chosen | {"random_state": seed}, cut)
+            for seed, cut in zip(others, maps, strict=not reason)
         ]
         for number, row in enumerate(own):
             again = [row, *(run[number] for run in same)]
@@ -104,9 +102,7 @@ def repeat_lime(
                 (
                     SEGMENTATION,
                     "iou",
-                    measure_iou(anew, top_fraction)
-                    if fresh
-                    else f"{method} has no seed; only quickshift varies",
+                    measure_iou(anew, top_fraction) if fresh else reason,
                     _chance(top_fraction),
                 ),
             ]
@@ -114,6 +110,20 @@ def repeat_lime(
             for varied, measure, values, chance in found:
                 about = {"varied": varied, "measure": measure, "repeats": repeats}
                 yield ({key: row[key] for key in of_picture} | about | _summarise(values, chance))
+
+
+def _cut_anew(
+    view: np.ndarray, segment_map: np.ndarray, params: Mapping, repeats: int
+) -> tuple[list[np.ndarray], str | None]:
+    """Return the superpixels that other seeds cut, or none and the reason."""
+    method = params["segmentation_fn"]
+    if method != "quickshift":
+        return [], f"{method} has no seed; only quickshift varies"
+    seeds = draw_seeds(params["random_seed"], repeats)
+    maps = [cut_superpixels(view, {**params, "random_seed": seed}) for seed in seeds]
+    if all(np.array_equal(found, segment_map) for found in maps):
+        return [], "other seeds cut the same superpixels"
+    return maps, None
 
 
 def _chance(top_fraction: float) -> float:
