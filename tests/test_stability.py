@@ -103,7 +103,7 @@ def test_segmentations_without_a_seed_have_a_reason_instead(method):
 
 
 def test_superpixels_without_ties_have_a_reason_instead():
-    noise = {"method": "quickshift", "kernel_size": 4, "max_dist": 200, "ratio": 0.2}
+    noise = {"method": "quickshift", "kernel_size": 3, "max_dist": 8, "ratio": 0.2}
     classifier, *_, rows = repeat(SETTINGS | {"segmentation": noise}, flat=None)
     assert rows[2]["reason"] == "other seeds cut the same superpixels"
     assert rows[0]["mean"] is not None
