@@ -181,8 +181,10 @@ CHOOSES_TEMPERATURE = (
 
 
 def lime_settings():
-    """The study's LIME section with the parameters of the chosen segmentation only."""
+    """What LIME's explanations depend on, of the segmentations the chosen one only."""
     settings = dict(STUDY["lime"])
+    for name in ("num_features", "repeats", "params"):
+        del settings[name]
     method = settings["segmentation"]
     parameters = {
         name: settings.pop(name) for name in ("quickshift", "slic", "felzenszwalb")
@@ -191,6 +193,11 @@ def lime_settings():
     for name in ("segmentation_seed", "perturbation_seed"):
         settings[name] += SEED
     return ordered(settings)
+
+
+def given_params():
+    """The file that LIME's parameters are taken from, if any; {model} in it is a wildcard."""
+    return STUDY["lime"]["params"] or []
 
 
 def class_name_files(names):
@@ -214,6 +221,8 @@ def final_tables():
         names += ["temperature"] if CHOOSES_TEMPERATURE else []
     if EXPLAINED:
         names += ["predictions"]
+        if ACTS["lime"] and STUDY["lime"]["repeats"]:
+            names += ["lime_stability"]
         if ACTS["agree"]:
             names += [
                 "agreement",
@@ -251,6 +260,7 @@ def scattered(kind):
         "views": "explain/{model}/views-{batch}.parquet",
         "heatmaps": "explain/{model}/cam-{method}-{batch}.parquet",
         "lime": "explain/{model}/lime-{batch}.parquet",
+        "lime_stability": "explain/{model}/lime_stability-{batch}.parquet",
         "agreement": "agree/{model}/agreement-{batch}.parquet",
         "localization": "agree/{model}/localization-{batch}.parquet",
     }[kind]

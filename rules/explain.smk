@@ -68,12 +68,40 @@ rule explain_cam:
         "../workflow/scripts/explain_cam.py"
 
 
+# Every entry must be of a picture of the study, which no batch knows alone.
+rule check_explain_params:
+    input:
+        given=given_params(),
+        pictures=expand(RESULTS / "pictures/{batch}.parquet", batch=BATCHES),
+    output:
+        RESULTS / "explain/{model}/given_params.json",
+    log:
+        LOGS / "check_explain_params-{model}.log",
+    benchmark:
+        TIMES / "check_explain_params-{model}.tsv"
+    conda:
+        "../envs/explain.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("check_explain_params.py"),
+    message:
+        "Check the parameters that LIME is given for {wildcards.model}"
+    script:
+        "../workflow/scripts/check_explain_params.py"
+
+
 rule explain_lime:
     input:
         weights=model_files,
         classes=lambda wildcards: class_name_files([wildcards.model]),
         predictions=rules.predict.output.predictions,
         views=rules.predict.output.views,
+        given=given_params(),
+        # Like the study's check: it goes first and never makes anything rerun by itself.
+        checked=ancient(rules.check_explain_params.output) if given_params() else [],
     output:
         RESULTS / "explain/{model}/lime-{batch}.parquet",
     log:
@@ -97,13 +125,72 @@ rule explain_lime:
         "../workflow/scripts/explain_lime.py"
 
 
+rule repeat_lime:
+    input:
+        weights=model_files,
+        classes=lambda wildcards: class_name_files([wildcards.model]),
+        views=rules.predict.output.views,
+        lime=rules.explain_lime.output,
+        given=given_params(),
+    output:
+        RESULTS / "explain/{model}/lime_stability-{batch}.parquet",
+    log:
+        LOGS / "repeat_lime-{model}-{batch}.log",
+    benchmark:
+        TIMES / "repeat_lime-{model}-{batch}.tsv"
+    conda:
+        "../envs/explain.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=480,
+    params:
+        code=code("repeat_lime.py"),
+        model=lambda wildcards: model_spec(wildcards.model),
+        settings=lime_settings(),
+        repeats=STUDY["lime"]["repeats"],
+        top_fraction=STUDY["agreement"]["top_fraction"],
+        compute_threads=THREADS,
+    message:
+        "Repeat LIME on batch {wildcards.batch} of {wildcards.model}"
+    script:
+        "../workflow/scripts/repeat_lime.py"
+
+
+rule gather_lime_stability:
+    input:
+        scattered("lime_stability"),
+    output:
+        RESULTS / "tables/lime_stability.parquet",
+    log:
+        LOGS / "gather_lime_stability.log",
+    benchmark:
+        TIMES / "gather_lime_stability.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=code("gather_tables.py"),
+        schema="LIME_STABILITY",
+    message:
+        "Gather how far LIME agrees with itself"
+    script:
+        "../workflow/scripts/gather_tables.py"
+
+
 rule export_explain_params:
     input:
-        expand(
+        predictions=expand(
             rules.predict.output.predictions,
             batch=BATCHES,
             allow_missing=True,
         ),
+        given=given_params(),
+        # Like the study's check: it goes first and never makes anything rerun by itself.
+        checked=ancient(rules.check_explain_params.output) if given_params() else [],
     output:
         RESULTS / "explain/{model}/explain_params.pkl",
     log:
@@ -119,6 +206,7 @@ rule export_explain_params:
     params:
         code=code("export_explain_params.py"),
         settings=lime_settings(),
+        num_features=STUDY["lime"]["num_features"],
     message:
         "Export the parameters that LIME explained {wildcards.model} with"
     script:

@@ -1,9 +1,7 @@
 """Tests of LIME, held against the library."""
 
-import inspect
-import io
 import os
-import pickle
+import resource
 from pathlib import Path
 
 import lime.lime_image
@@ -15,7 +13,7 @@ from hypothesis import strategies as st
 from lime.wrappers.scikit_image import SegmentationAlgorithm
 from torch import nn
 
-from consilience import classifiers, images, lime_image, tables
+from consilience import classifiers, explain_params, images, lime_image, tables
 from consilience.errors import ConsilienceError
 
 SETTINGS = {
@@ -38,6 +36,12 @@ SEGMENTATIONS = [
 
 def with_settings(**changes):
     return SETTINGS | changes
+
+
+def explain(classifier, view, target, lime_settings):
+    params = explain_params.study_params(lime_settings)
+    (row,) = lime_image.explain_lime(classifier, view, [target], params)
+    return row
 
 
 def wrap(model, classes=3):
@@ -108,7 +112,7 @@ def ask_library(classifier_fn, view, target, lime_settings, hide_color=None):
 @pytest.mark.parametrize("segmentation", SEGMENTATIONS, ids=lambda s: s["method"])
 def test_explanation_is_the_librarys(classifier, view, segmentation):
     chosen = with_settings(segmentation=segmentation)
-    row = lime_image.explain_lime(classifier, view, 1, chosen)
+    row = explain(classifier, view, 1, chosen)
     explainer, expected = ask_library(classifier.probabilities, view, 1, chosen)
     np.testing.assert_array_equal(row["segment_map"], expected.segments.ravel())
     assert row["segments"] == len(np.unique(expected.segments)) > 4
@@ -139,7 +143,7 @@ def test_perturbed_pictures_are_the_librarys(classifier, view, name, color):
         asked["library"].append(pictures)
         return classifier.probabilities(pictures)
 
-    lime_image.explain_lime(Spy(), view, 0, chosen)
+    explain(Spy(), view, 0, chosen)
     ask_library(spy, view, 0, chosen, color)
     assert [len(batch) for batch in asked["ours"]] == [8, 8, 5]
     for ours, library in zip(asked["ours"], asked["library"], strict=True):
@@ -187,7 +191,7 @@ def test_weights_of_a_linear_model_are_found():
         segmentation={"method": "felzenszwalb", "scale": 1, "sigma": 0, "min_size": 1},
         kernel_width=5,
     )
-    row = lime_image.explain_lime(wrap(ShareOfWhite(), 2), white, 1, chosen)
+    row = explain(wrap(ShareOfWhite(), 2), white, 1, chosen)
     assert row["segments"] == 2
     np.testing.assert_allclose(row["weights"], [0.6, -0.2], atol=0.01)
     np.testing.assert_allclose(row["intercept"], 0.3, atol=0.01)
@@ -202,9 +206,9 @@ def test_each_seed_does_its_part(classifier, seed):
     flat = np.random.default_rng(1).integers(0, 256, (4, 3, 3), dtype=np.uint8)
     flat = flat.repeat(10, 0).repeat(12, 1)
     chosen = with_settings(segmentation={"method": "quickshift", "kernel_size": 1, "max_dist": 20})
-    first = lime_image.explain_lime(classifier, flat, 1, chosen)
-    again = lime_image.explain_lime(classifier, flat, 1, chosen)
-    other = lime_image.explain_lime(classifier, flat, 1, chosen | {seed: 5})
+    first = explain(classifier, flat, 1, chosen)
+    again = explain(classifier, flat, 1, chosen)
+    other = explain(classifier, flat, 1, chosen | {seed: 5})
     assert first["weights"].tolist() == again["weights"].tolist()
     same = np.array_equal(first["segment_map"], other["segment_map"])
     assert same == (seed == "perturbation_seed")
@@ -212,7 +216,7 @@ def test_each_seed_does_its_part(classifier, seed):
 
 
 def test_rows_fit_the_table(classifier, view):
-    row = lime_image.explain_lime(classifier, view, 1, SETTINGS)
+    row = explain(classifier, view, 1, SETTINGS)
     named = {"model": "m", "picture": "p", "target_index": 1, "target_class": "c"} | row
     table = tables.make_table([named], tables.LIME)
     assert len(table["segment_map"][0]) == view.shape[0] * view.shape[1]
@@ -227,13 +231,13 @@ def test_superpixels_are_numbered_from_zero_without_gaps(view, segmentation):
 def test_one_superpixel_is_named(classifier):
     blank = np.full((20, 20, 3), 90, np.uint8)
     chosen = with_settings(segmentation={"method": "felzenszwalb"}, hide_color=[0, 0, 0])
-    row = lime_image.explain_lime(classifier, blank, 0, chosen)
+    row = explain(classifier, blank, 0, chosen)
     assert row["status"] == "one-superpixel"
     assert row["segments"] == len(row["weights"]) == 1
 
 
 def test_equal_weights_are_named(view):
-    row = lime_image.explain_lime(wrap(Same()), view, 0, SETTINGS)
+    row = explain(wrap(Same()), view, 0, SETTINGS)
     assert row["status"] == "constant"
     assert row["model_probability"] == pytest.approx(1 / 3)
 
@@ -248,7 +252,7 @@ def test_a_result_that_is_not_finite_is_named(classifier, view, monkeypatch):
     monkeypatch.setattr(
         lime.lime_image.lime_base.Ridge, "score", lambda *args, **kwargs: float("nan")
     )
-    assert lime_image.explain_lime(classifier, view, 0, SETTINGS)["status"] == "nan"
+    assert explain(classifier, view, 0, SETTINGS)["status"] == "nan"
 
 
 @pytest.mark.parametrize(
@@ -271,11 +275,11 @@ def test_a_result_that_is_not_finite_is_named(classifier, view, monkeypatch):
 )
 def test_bad_input_is_said(classifier, view, target, changes, message):
     with pytest.raises(ConsilienceError, match=message):
-        lime_image.explain_lime(classifier, view, target, with_settings(**changes))
+        explain(classifier, view, target, with_settings(**changes))
 
 
 def test_no_progress_bars(classifier, view, capfd):
-    lime_image.explain_lime(classifier, view, 0, SETTINGS)
+    explain(classifier, view, 0, SETTINGS)
     assert capfd.readouterr() == ("", "")
 
 
@@ -301,90 +305,109 @@ def test_outline_goes_around_the_strongest_positive_superpixels():
     )
 
 
-def test_pixel_map_is_weight_per_area():
-    segments = np.array([[0, 0, 0, 1], [2, 2, 1, 1]])
-    row = {"height": 2, "width": 4, "segment_map": segments.ravel(), "weights": [0.3, -0.6, 0.5]}
-    expected = [[0.1, 0.1, 0.1, -0.2], [0.25, 0.25, -0.2, -0.2]]
-    np.testing.assert_allclose(lime_image.pixel_map(row), expected)
-    np.testing.assert_allclose(lime_image.pixel_map(row).sum(), 0.2)
+def test_targets_share_superpixels_and_perturbations(classifier, view):
+    params = explain_params.study_params(SETTINGS)
+    asked = []
+
+    class Spy:
+        class_names = classifier.class_names
+
+        def probabilities(self, pictures):
+            asked.append(len(pictures))
+            return classifier.probabilities(pictures)
+
+    together = lime_image.explain_lime(Spy(), view, [2, 0], params)
+    assert sum(asked) == SETTINGS["num_samples"]
+    for target, row in zip([2, 0], together, strict=True):
+        alone = explain(classifier, view, target, SETTINGS)
+        assert row.keys() == alone.keys()
+        for key in row:
+            np.testing.assert_array_equal(row[key], alone[key], err_msg=key)
+    assert together[0]["r2"] != together[1]["r2"]
 
 
-PREDICTIONS = [{"picture": "b.jpg", "target_index": 4}, {"picture": "a.jpg", "target_index": 2}]
+def as_row(view):
+    row = {"model": "net", "picture": "p", "height": len(view), "width": view.shape[1]}
+    return row | {"view": images.encode_png(view)}
 
 
-def test_explain_params_hold_what_lime_is_run_with():
-    params = lime_image.explain_params(SETTINGS, PREDICTIONS)
-    assert list(params) == ["a.jpg", "b.jpg"]
-    first = params["a.jpg"]
-    library = lime.lime_image.LimeImageExplainer.explain_instance
-    assert set(inspect.signature(library).parameters) - {"self", "image", "classifier_fn"} <= set(
-        first
-    )
-    assert {"positive_only", "negative_only", "hide_rest", "min_weight"} <= set(first)
-    assert first["labels"] == (2,)
-    assert first["segmentation_fn"] == "slic"
-    assert first["segmentation_params"] == {"n_segments": 12, "compactness": 20}
-    assert first["hide_color"] is None
-    assert (first["random_seed"], first["random_state"]) == (4, 7)
+def test_every_prediction_of_a_view_gets_its_row(classifier, view):
+    views = [as_row(view), as_row(view) | {"picture": "q"}]
+    predictions = [
+        {
+            "model": "net",
+            "picture": picture,
+            "target_index": index,
+            "target_class": f"class {index}",
+        }
+        for picture, index in [("q", 1), ("p", 0), ("q", 2)]
+    ]
+    params = explain_params.study_params(SETTINGS)
+    by_picture = {"p": params, "q": params | {"num_samples": 20}}
+    rows = list(lime_image.explain_views(classifier, views, predictions, by_picture))
+    tables.make_table(rows, tables.LIME)
+    found = [(row["picture"], row["target_index"], row["num_samples"]) for row in rows]
+    assert found == [("p", 0, 50), ("q", 1, 20), ("q", 2, 20)]
+    by_picture["q"] |= {"distance_metric": "cosin"}
+    with pytest.raises(ConsilienceError, match="picture 'q': distance_metric 'cosin'"):
+        list(lime_image.explain_views(classifier, views, predictions, by_picture))
 
 
-def test_explain_params_of_two_models_are_refused():
-    with pytest.raises(ConsilienceError, match=r"'b\.jpg' has two predictions"):
-        lime_image.explain_params(SETTINGS, PREDICTIONS + PREDICTIONS[:1])
+@pytest.mark.parametrize(("key", "value"), [("labels", (0, 2)), ("top_labels", 1)])
+def test_a_target_that_the_parameters_leave_out_is_said(classifier, view, key, value):
+    params = explain_params.study_params(SETTINGS) | {key: value}
+    order = np.argsort(classifier.probabilities(view[None])[0])
+    wanted, other = (2, 1) if key == "labels" else (order[-1], order[0])
+    lime_image.explain_lime(classifier, view, [wanted], params)
+    with pytest.raises(ConsilienceError, match=f"{key} .* leave out class {other}"):
+        lime_image.explain_lime(classifier, view, [other], params)
 
 
-def test_explain_params_come_back_and_bytes_depend_on_values_alone(tmp_path):
-    params = lime_image.explain_params(with_settings(hide_color=[1, 2, 3]), PREDICTIONS)
-    lime_image.write_explain_params(params, tmp_path / "one.pkl")
-    assert lime_image.read_explain_params(tmp_path / "one.pkl") == params
-    # Equal, and no two of its objects are one.
-    apart = {
-        name: {"".join(list(key)): value for key, value in values.items()}
-        for name, values in params.items()
-    }
-    lime_image.write_explain_params(apart, tmp_path / "two.pkl")
-    assert (tmp_path / "one.pkl").read_bytes() == (tmp_path / "two.pkl").read_bytes()
+def test_a_fit_of_few_features_is_the_librarys(classifier, view):
+    params = explain_params.study_params(SETTINGS) | {"num_features": 3}
+    (row,) = lime_image.explain_lime(classifier, view, [1], params)
+    assert row["segments"] == len(row["weights"]) > 3
+    assert np.count_nonzero(row["weights"]) == 3
+    assert row["status"] == "ok"
 
 
-def test_only_builtin_types_are_written(tmp_path):
-    with pytest.raises(ConsilienceError, match="built-in types only"):
-        lime_image.write_explain_params({"a": {"labels": (np.int64(1),)}}, tmp_path / "p.pkl")
-    assert not list(tmp_path.iterdir())
+@pytest.mark.filterwarnings("error")
+def test_fewer_samples_than_superpixels_are_fitted_as_the_library_does(classifier, view):
+    chosen = with_settings(num_samples=5)
+    row = explain(classifier, view, 1, chosen)
+    _, expected = ask_library(classifier.probabilities, view, 1, chosen)
+    assert row["segments"] > 5
+    weights = dict(expected.local_exp[1])
+    assert row["weights"].tolist() == [weights[n] for n in range(row["segments"])]
+    assert (row["r2"], row["status"]) == (expected.score, "ok")
 
 
-class Harmful:
-    def __reduce__(self):
-        return os.mkdir, ("/nonexistent/never",)
+def test_probabilities_that_are_not_numbers_are_named(view):
+    class Broken:
+        class_names = ("a", "b")
+
+        def probabilities(self, pictures):
+            return np.tile(np.float32([0.4, np.nan]), (len(pictures), 1))
+
+    rows = lime_image.explain_lime(Broken(), view, [0, 1], explain_params.study_params(SETTINGS))
+    assert [row["status"] for row in rows] == ["constant", "nan"]
+    assert np.isnan(rows[1]["weights"]).all()
+    named = {"model": "m", "picture": "p", "target_index": 1, "target_class": "c"} | rows[1]
+    tables.make_table([named], tables.LIME)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        pickle.dumps({"a": {"model_regressor": Harmful()}}),
-        pickle.dumps({"a": {"labels": np.int64(1)}}),
-        pickle.dumps({"a": {"segmentation_fn": len}}),
-        pickle.dumps([1, 2]),
-        pickle.dumps({"a": 1}),
-        pickle.dumps({1: {}}),
-        pickle.dumps({"a": {}})[:-3],
-        b"",
-        b"no pickle",
-    ],
-)
-def test_only_builtin_types_are_read(tmp_path, content):
-    (tmp_path / "p.pkl").write_bytes(content)
-    with pytest.raises(ConsilienceError, match=r"p\.pkl"):
-        lime_image.read_explain_params(tmp_path / "p.pkl")
-
-
-def test_missing_params_are_said(tmp_path):
-    with pytest.raises(ConsilienceError, match="cannot be read"):
-        lime_image.read_explain_params(tmp_path / "p.pkl")
-
-
-def test_unpickler_looks_nothing_up():
-    with pytest.raises(pickle.UnpicklingError, match="mkdir"):
-        lime_image._BuiltinUnpickler(io.BytesIO(pickle.dumps(Harmful()))).load()
+def test_memory_is_flat_over_many_explanations():
+    tiny = wrap(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)))
+    view = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    params = explain_params.study_params(with_settings(num_samples=10))
+    params |= {"segmentation_params": {"n_segments": 4}}
+    peaks = []
+    for count in range(500):
+        lime_image.explain_lime(tiny, view, [0], params)
+        if count in (99, 499):
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    # Kept perturbed pictures would make it 400 times 120 kB.
+    assert peaks[1] - peaks[0] < 10_000  # kB
 
 
 def test_real_photograph():
@@ -405,7 +428,7 @@ def test_real_photograph():
         num_samples=24,
         segmentation={"method": "quickshift", "kernel_size": 4, "max_dist": 200, "ratio": 0.2},
     )
-    row = lime_image.explain_lime(classifier, view, target, chosen)
+    row = explain(classifier, view, target, chosen)
     _, expected = ask_library(classifier.probabilities, view, target, chosen)
     assert row["status"] == "ok"
     assert row["model_probability"] > 0.5

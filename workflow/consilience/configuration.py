@@ -194,6 +194,12 @@ def _problems(study: Mapping) -> Iterator[str]:
     elif explained and not study["pictures"] and (study["acts"]["cam"] or study["acts"]["lime"]):
         yield "pictures: is empty; say where the pictures to explain come from"
 
+    if study["acts"]["lime"] and study["lime"]["params"] is not None:
+        for path in dict.fromkeys(
+            study["lime"]["params"].replace("{model}", name) for name in explained
+        ):
+            yield from check_file("lime.params", path)
+
     if study["clip"] is not None:
         given = [key for key, value in study["clip"].items() if value is not None]
         if len(given) != 1:

@@ -1,19 +1,19 @@
 """LIME for pictures (Ribeiro et al., 2016, https://arxiv.org/abs/1602.04938).
 
 ``lime.lime_image.LimeImageExplainer`` is the definition and the interface; it is extended here to
-build the perturbed pictures without Python loops. The same seeds give the same superpixels and
-perturbations as the library, and the fit is the library's own.
+build the perturbed pictures without Python loops and to explain several classes at one cost. The
+same seeds give the same superpixels and perturbations as the library, and the fit is the
+library's own.
 """
 
 from __future__ import annotations
 
-import ast
 import inspect
-import pickle
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import lime.lime_base
 import lime.lime_image
 import numpy as np
 import skimage.segmentation
@@ -21,8 +21,7 @@ from lime.wrappers.scikit_image import SegmentationAlgorithm
 from sklearn.metrics import pairwise_distances
 
 from .errors import ConsilienceError
-from .measures import Superpixels
-from .tables import write_atomically
+from .images import decode_png
 
 if TYPE_CHECKING:
     from .classifiers import Classifier
@@ -30,11 +29,29 @@ if TYPE_CHECKING:
 SEGMENTATIONS = {
     name: getattr(skimage.segmentation, name) for name in ("quickshift", "slic", "felzenszwalb")
 }
-HIDE_COLORS = {"mean": None, "grey": (128, 128, 128)}
-# The fit takes every superpixel, however many there are: the library's own default.
-ALL_FEATURES = 100_000
+# How the outlined picture is asked for, beside the number of superpixels.
+SHOWN = {"positive_only": True, "negative_only": False, "hide_rest": False, "min_weight": 0.0}
 # Weights that differ by less are equal: they are shares of a probability.
 _EQUAL = 1e-12
+
+
+class _LimeBase(lime.lime_base.LimeBase):
+    """The library's fit; keeps each label's, of which the explanation has R² of the last only."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.fits = {}
+
+    def explain_instance_with_data(self, data, labels, distances, label, *args, **kwargs):
+        if np.isfinite(labels[:, label]).all():
+            fit = super().explain_instance_with_data(
+                data, labels, distances, label, *args, **kwargs
+            )
+        else:  # the regression would raise
+            nan = float("nan")
+            fit = nan, [(n, nan) for n in range(data.shape[1])], nan, np.array([nan])
+        self.fits[label] = fit
+        return fit
 
 
 class LimeImageExplainer(lime.lime_image.LimeImageExplainer):
@@ -45,7 +62,17 @@ class LimeImageExplainer(lime.lime_image.LimeImageExplainer):
     probabilities
         What the classifier said of the perturbed pictures, shape (samples, classes); the first
         is the picture itself.
+    fits
+        By label: intercept, weights (pairs of superpixel and weight), R² and local prediction.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.base = _LimeBase(self.base.kernel_fn, self.base.verbose, self.base.random_state)
+
+    @property
+    def fits(self) -> dict[int, tuple]:
+        return self.base.fits
 
     def data_labels(self, image, fudged_image, segments, classifier_fn, num_samples, batch_size=10):
         """Perturb the picture and classify: see the library.
@@ -71,7 +98,7 @@ def hide(
     Parameters
     ----------
     picture, filling
-        The picture, and what a hidden pixel shows: shape (height, width, 3).
+        The picture, and what a hidden pixel shows: uint8, shape (height, width, 3).
     segment_map
         Superpixel of every pixel, shape (height, width).
     kept
@@ -80,9 +107,14 @@ def hide(
     Returns
     -------
     numpy.ndarray
-        Shape (n, height, width, 3), of the picture's type.
+        uint8, shape (n, height, width, 3).
     """
-    return np.where(kept.astype(bool)[:, segment_map, None], picture, filling)
+    # Whole bytes as masks, in one buffer: several times as fast as choosing a pixel at a time.
+    all_bits = np.negative(kept.astype(np.uint8))
+    values = np.take(all_bits, segment_map.ravel().repeat(picture.shape[-1]), axis=1)
+    values &= (picture ^ filling).ravel()
+    values ^= filling.ravel()
+    return values.reshape(len(kept), *picture.shape)
 
 
 def make_segmentation(segmentation: Mapping, seed: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -120,7 +152,7 @@ def make_segmentation(segmentation: Mapping, seed: int) -> Callable[[np.ndarray]
     def segment(picture: np.ndarray) -> np.ndarray:
         try:
             found = algorithm(picture)
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise ConsilienceError(
                 f"segmentation {method} with {parameters} fails: {error}; change its parameters"
             ) from None
@@ -131,11 +163,26 @@ def make_segmentation(segmentation: Mapping, seed: int) -> Callable[[np.ndarray]
     return segment
 
 
-def _check_distance(metric: str) -> None:
-    """Raise where a distance is unknown, or has no value for what LIME compares."""
+def cut_superpixels(view: np.ndarray, params: Mapping) -> np.ndarray:
+    """Return the superpixel of every pixel of a view, shape (height, width), numbered from 0.
+
+    ``params`` are those of :func:`explain_lime`.
+    """
+    segmentation = {"method": params["segmentation_fn"], **params["segmentation_params"]}
+    return make_segmentation(segmentation, params["random_seed"])(view)
+
+
+def check_distance(metric: str) -> None:
+    """Raise where a distance is unknown, or has no value for what LIME compares.
+
+    Raises
+    ------
+    ConsilienceError
+        Says which, and what to take instead.
+    """
     try:
         values = pairwise_distances([[1, 1], [1, 0], [0, 0]], [[1, 1]], metric=metric)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConsilienceError(f"distance_metric {metric!r}: {error}") from None
     if not np.isfinite(values).all():
         raise ConsilienceError(
@@ -144,8 +191,16 @@ def _check_distance(metric: str) -> None:
         )
 
 
-def explain_lime(classifier: Classifier, view: np.ndarray, target: int, settings: Mapping) -> dict:
-    """Explain the probability of a class by a picture's superpixels.
+def explain_lime(
+    classifier: Classifier,
+    view: np.ndarray,
+    targets: Sequence[int],
+    params: Mapping,
+    segment_map: np.ndarray | None = None,
+) -> list[dict]:
+    """Explain the probabilities of classes by a picture's superpixels.
+
+    The classes share superpixels, perturbed pictures and what the model says of these.
 
     Parameters
     ----------
@@ -153,86 +208,156 @@ def explain_lime(classifier: Classifier, view: np.ndarray, target: int, settings
         The model; it is asked for probabilities.
     view
         What the model sees: uint8, shape (height, width, 3).
-    target
-        Class to explain.
-    settings
-        ``num_samples`` and ``batch_size``; ``segmentation`` (see :func:`make_segmentation`);
-        ``hide_color``: ``mean``, ``grey`` or red, green and blue; ``kernel_width`` and
-        ``distance_metric``; ``segmentation_seed`` and ``perturbation_seed``.
+    targets
+        Classes to explain.
+    params
+        As :func:`consilience.explain_params.resolve_params` gives them.
+    segment_map
+        Superpixel of every pixel, shape (height, width), numbered from 0 without gaps; by default
+        they are cut here.
 
     Returns
     -------
-    dict
-        The columns of the table ``LIME`` from ``height`` on. ``status`` is ``nan`` where a result
-        is not finite, ``one-superpixel``, ``constant`` where all weights are equal, else ``ok``.
+    list of dict
+        A target each, the columns of the table ``LIME`` from ``height`` on. ``status`` is ``nan``
+        where a result is not finite, ``one-superpixel``, ``constant`` where all weights are
+        equal, else ``ok``.
 
     Raises
     ------
     ConsilienceError
-        If the target is out of range or a setting is wrong.
+        If a target is out of range or not among the labels that ``params`` want explained, or a
+        parameter is wrong.
     """
     classes = len(classifier.class_names)
-    if not 0 <= target < classes:
+    for target in targets:
+        if not 0 <= target < classes:
+            raise ConsilienceError(
+                f"target class {target} is out of range: model {classifier.name!r} has classes "
+                f"0 to {classes - 1}"
+            )
+    if params["num_samples"] < 2:
         raise ConsilienceError(
-            f"target class {target} is out of range: model {classifier.name!r} has classes "
-            f"0 to {classes - 1}"
+            f"num_samples is {params['num_samples']}; LIME fits a line to at least 2"
         )
-    if settings["num_samples"] < 2:
-        raise ConsilienceError(
-            f"num_samples is {settings['num_samples']}; LIME fits a line to at least 2"
-        )
-    _check_distance(settings["distance_metric"])
-    segment = make_segmentation(settings["segmentation"], settings["segmentation_seed"])
+    check_distance(params["distance_metric"])
+    if segment_map is None:
+        segment_map = cut_superpixels(view, params)
     explainer = LimeImageExplainer(
-        kernel_width=settings["kernel_width"], random_state=settings["perturbation_seed"]
+        kernel_width=params["kernel_width"], random_state=params["random_state"]
     )
     explanation = explainer.explain_instance(
         view,
         classifier.probabilities,
-        labels=(target,),
+        labels=tuple(dict.fromkeys(targets)),
         top_labels=None,
-        hide_color=_hide_color(settings),
-        num_features=ALL_FEATURES,
-        num_samples=settings["num_samples"],
-        batch_size=settings["batch_size"],
-        segmentation_fn=segment,
-        distance_metric=settings["distance_metric"],
-        random_seed=settings["segmentation_seed"],
+        hide_color=params["hide_color"],
+        num_features=params["num_features"],
+        num_samples=params["num_samples"],
+        batch_size=params["batch_size"],
+        segmentation_fn=lambda _: segment_map,
+        distance_metric=params["distance_metric"],
+        random_seed=params["random_seed"],
     )
-    weights = np.zeros(len(explanation.local_exp[target]))
-    for superpixel, weight in explanation.local_exp[target]:
-        weights[superpixel] = weight
-    row = {
+    _check_labels(targets, params, explainer.probabilities[0])
+    common = {
         "height": view.shape[0],
         "width": view.shape[1],
         "segment_map": explanation.segments.ravel().astype(np.int32),
-        "segments": len(weights),
-        "weights": weights,
-        "intercept": float(explanation.intercept[target]),
-        "r2": float(explanation.score),
-        "local_prediction": float(explanation.local_pred[0]),
-        "model_probability": float(explainer.probabilities[0, target]),
-        "num_samples": settings["num_samples"],
-        "segmentation_seed": settings["segmentation_seed"],
-        "perturbation_seed": settings["perturbation_seed"],
+        "num_samples": params["num_samples"],
+        "segmentation_seed": params["random_seed"],
+        "perturbation_seed": params["random_state"],
     }
-    numbers = [*weights, row["intercept"], row["r2"], row["local_prediction"]]
-    if not np.isfinite(numbers).all():
+    superpixels = int(explanation.segments.max()) + 1
+    return [
+        common
+        | {"model_probability": float(explainer.probabilities[0, target])}
+        | _describe_fit(explainer.fits[target], superpixels)
+        for target in targets
+    ]
+
+
+def _describe_fit(fit: tuple, superpixels: int) -> dict:
+    """Bring a label's fit into the table's columns and say what is wrong with it."""
+    intercept, pairs, r2, local_prediction = fit
+    weights = np.zeros(superpixels)  # a superpixel that was not selected has no weight
+    for superpixel, weight in pairs:
+        weights[superpixel] = weight
+    row = {
+        "segments": superpixels,
+        "weights": weights,
+        "intercept": float(intercept),
+        "r2": float(r2),
+        "local_prediction": float(local_prediction[0]),
+    }
+    if not np.isfinite([*weights, row["intercept"], row["r2"], row["local_prediction"]]).all():
         status = "nan"
-    elif len(weights) == 1:
+    elif superpixels == 1:
         status = "one-superpixel"
     else:
         status = "constant" if np.ptp(weights) <= _EQUAL else "ok"
-    return {**row, "status": status}
+    return row | {"status": status}
 
 
-def _hide_color(settings: Mapping) -> tuple[int, int, int] | None:
-    color = settings["hide_color"]
-    if isinstance(color, str):
-        if color not in HIDE_COLORS:
-            raise ConsilienceError(f"hide_color {color!r} is not known; give mean, grey or [r,g,b]")
-        return HIDE_COLORS[color]
-    return tuple(color)
+def _check_labels(targets: Sequence[int], params: Mapping, probabilities: np.ndarray) -> None:
+    """Raise where parameters from a file want other classes explained than the study."""
+    if params.get("top_labels"):
+        said = f"top_labels {params['top_labels']}"
+        labels = np.argsort(probabilities)[-params["top_labels"] :].tolist()
+    elif params.get("labels"):
+        said, labels = f"labels {params['labels']}", params["labels"]
+    else:
+        return
+    for target in targets:
+        if target not in labels:
+            raise ConsilienceError(
+                f"{said} leave out class {target}, which this study explains; change them, or the "
+                "study's target"
+            )
+
+
+def explain_views(
+    classifier: Classifier,
+    views: Iterable[Mapping],
+    predictions: Iterable[Mapping],
+    params: Mapping[str, Mapping],
+) -> Iterator[dict]:
+    """Explain every target of each view.
+
+    Parameters
+    ----------
+    classifier
+        The model.
+    views
+        Rows of ``VIEWS``.
+    predictions
+        Rows of ``PREDICTIONS``: any number of targets a picture.
+    params
+        By picture, as :func:`explain_lime` takes them.
+
+    Yields
+    ------
+    dict
+        Rows of ``LIME``, in the order of the views.
+
+    Raises
+    ------
+    ConsilienceError
+        As :func:`explain_lime` does; names the picture.
+    """
+    targets = defaultdict(list)
+    for row in predictions:
+        targets[row["picture"]].append(row)
+    for view in views:
+        name = view["picture"]
+        indices = [row["target_index"] for row in targets[name]]
+        try:
+            found = explain_lime(classifier, decode_png(view["view"]), indices, params[name])
+        except ConsilienceError as error:
+            raise ConsilienceError(f"picture {name!r}: {error}") from None
+        for target, row in zip(targets[name], found, strict=True):
+            keys = ("model", "picture", "target_index", "target_class")
+            yield {key: target[key] for key in keys} | row
 
 
 def outline(
@@ -258,135 +383,5 @@ def outline(
     """
     explanation = lime.lime_image.ImageExplanation(view, np.asarray(segment_map))
     explanation.local_exp[0] = sorted(enumerate(weights), key=lambda pair: -abs(pair[1]))
-    picture, mask = explanation.get_image_and_mask(0, num_features=num_features, **_SHOWN)
+    picture, mask = explanation.get_image_and_mask(0, num_features=num_features, **SHOWN)
     return np.uint8(np.rint(255 * skimage.segmentation.mark_boundaries(picture, mask)))
-
-
-# How the outlined picture is asked for, beside the number of superpixels.
-_SHOWN = {"positive_only": True, "negative_only": False, "hide_rest": False, "min_weight": 0.0}
-
-
-def pixel_map(row: Mapping) -> np.ndarray:
-    """Spread each superpixel's weight evenly over its pixels: weight per pixel of area.
-
-    Parameters
-    ----------
-    row
-        ``height``, ``width``, ``segment_map`` and ``weights`` of the table ``LIME``.
-
-    Returns
-    -------
-    numpy.ndarray
-        float64, shape (height, width); sums to the sum of the weights.
-    """
-    shape = row["height"], row["width"]
-    superpixels = Superpixels(np.reshape(row["segment_map"], shape), row["weights"])
-    return (superpixels.weights / superpixels.areas)[superpixels.segment_map]
-
-
-def explain_params(settings: Mapping, predictions: Iterable[Mapping]) -> dict[str, dict]:
-    """Collect the parameters that LIME is run with.
-
-    Parameters
-    ----------
-    settings
-        As for :func:`explain_lime`, and ``num_features``: the superpixels to outline.
-    predictions
-        Rows of the table ``PREDICTIONS`` of one model.
-
-    Returns
-    -------
-    dict
-        By picture, in the order of their names: the arguments of the library's
-        ``explain_instance`` (``segmentation_fn`` by its name), of ``get_image_and_mask`` (its
-        ``num_features``, another than the fit's, as ``outline_num_features``), and what is needed
-        besides to run it again: ``segmentation_params``, and ``kernel_width`` and
-        ``random_state`` of ``LimeImageExplainer``. Built-in types only.
-
-    Raises
-    ------
-    ConsilienceError
-        If a picture occurs twice, as in the predictions of several models.
-    """
-    segmentation = dict(settings["segmentation"])
-    method = segmentation.pop("method")
-    color = _hide_color(settings)
-    common = {
-        "hide_color": color,
-        "top_labels": None,
-        "num_features": ALL_FEATURES,
-        "num_samples": settings["num_samples"],
-        "batch_size": settings["batch_size"],
-        "segmentation_fn": method,
-        "segmentation_params": segmentation,
-        "distance_metric": settings["distance_metric"],
-        "model_regressor": None,  # the library's ridge regression
-        "random_seed": settings["segmentation_seed"],
-        "kernel_width": settings["kernel_width"],
-        "random_state": settings["perturbation_seed"],
-        "outline_num_features": settings["num_features"],
-        **_SHOWN,
-    }
-    params: dict[str, dict] = {}
-    for row in sorted(predictions, key=lambda row: row["picture"]):
-        if row["picture"] in params:
-            raise ConsilienceError(
-                f"picture {row['picture']!r} has two predictions; export one model at a time"
-            )
-        params[row["picture"]] = {"labels": (row["target_index"],), **common}
-    return params
-
-
-def write_explain_params(params: Mapping[str, Mapping], path: str | Path) -> None:
-    """Write explanation parameters as a pickle; equal parameters give equal bytes.
-
-    Raises
-    ------
-    ConsilienceError
-        If a value is not of a built-in type.
-    """
-    try:
-        # A pickle says which of its objects are one and the same. Read back from their text, that
-        # depends on their values alone.
-        params = ast.literal_eval(repr(params))
-    except (SyntaxError, ValueError):
-        raise ConsilienceError(
-            f"{path}: explanation parameters must be of built-in types only"
-        ) from None
-    data = pickle.dumps(params, protocol=4)
-    write_atomically(path, lambda part: Path(part).write_bytes(data))
-
-
-class _BuiltinUnpickler(pickle.Unpickler):
-    """Builds numbers, text, lists, tuples, dictionaries; nothing that a pickle must look up."""
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-
-
-def read_explain_params(path: str | Path) -> dict[str, dict]:
-    """Read explanation parameters, executing nothing that the file may hold.
-
-    Raises
-    ------
-    ConsilienceError
-        If the file is missing, is no pickle, holds anything but built-in types, or is no
-        dictionary of dictionaries by name.
-    """
-    try:
-        with open(path, "rb") as file:
-            params = _BuiltinUnpickler(file).load()
-    except OSError as error:
-        raise ConsilienceError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # a broken pickle raises all kinds
-        raise ConsilienceError(
-            f"{path}: not a pickle of built-in types only ({error}); export it again"
-        ) from None
-    if not isinstance(params, dict) or not all(
-        isinstance(name, str)
-        and isinstance(values, dict)
-        and all(isinstance(key, str) for key in values)
-        for name, values in params.items()
-    ):
-        raise ConsilienceError(f"{path}: must hold a dictionary of parameters for each picture")
-    return params

@@ -64,6 +64,7 @@ class Content:
     views: Rows = ()
     heatmaps: Rows = ()
     lime: Rows = ()
+    lime_stability: Rows = ()
     agreement: Rows = ()
     agreement_summary: Rows = ()
     localization: Rows = ()
@@ -947,9 +948,36 @@ def _gallery(content: Content, outline: Outline | None) -> dict | None:
         "models": models,
         "colour_bar": figures.sample_colormap() if content.heatmaps else None,
         "has_lime": bool(content.lime),
+        "stability": _stability(content),
         "has_mask": any(row["mask_visible"] is not None for row in content.views),
         "features": features,
     }
+
+
+def _stability(content: Content) -> list[dict]:
+    """How far LIME agrees with itself, over the pictures, a row a model and measure."""
+    groups = defaultdict(list)
+    for row in content.lime_stability:
+        groups[row["model"], row["varied"], row["measure"]].append(row)
+    found = []
+    for (model, varied, measure), rows in sorted(groups.items()):
+        means = [row["mean"] for row in rows if row["mean"] is not None]
+        found.append(
+            {
+                "model": model,
+                "varied": varied,
+                "measure": {"kendall-tau": "Kendall’s τ of the weights"}.get(
+                    measure, _measure(measure, AGREEMENT_MEASURES, content.study).label
+                ),
+                "n": len(means),
+                "mean": float(np.mean(means)) if means else None,
+                "lowest": min(means, default=None),
+                "highest": max(means, default=None),
+                "chance": rows[0]["chance"],
+                "reasons": sorted({row["reason"] for row in rows if row["reason"]}),
+            }
+        )
+    return found
 
 
 def _cam_thumb(row, large, target, layered, correlations, overlaps) -> dict:

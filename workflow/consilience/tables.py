@@ -263,7 +263,31 @@ LIME = _schema(
     # ok, or what is degenerate: one-superpixel, constant (all weights equal), nan.
     status=_text,
 )
-"""One row a model and picture."""
+"""One row a model, picture and target."""
+
+LIME_STABILITY = _schema(
+    model=_text,
+    picture=_text,
+    target_index=_index,
+    target_class=_text,
+    # Whose seeds the repeats changed: perturbation, or segmentation and perturbation.
+    varied=_text,
+    # kendall-tau (of the weights) or iou (of the top regions); 1 is full agreement.
+    measure=_text,
+    # Runs beside the explanation itself.
+    repeats=_index,
+    # One value each two runs, none where they have no value.
+    values=pa.list_(_real),
+    # Of the values: the mean is the reliability of one run.
+    mean=_optional(_real),
+    lowest=_optional(_real),
+    highest=_optional(_real),
+    # What unrelated explanations score.
+    chance=_real,
+    # Why the values are missing.
+    reason=_optional(_text),
+)
+"""Long form. How far LIME agrees with itself, a row a model, picture, target and measure."""
 
 AGREEMENT = _schema(
     model=_text,

@@ -1,8 +1,11 @@
 """Export the parameters that LIME was run with, by picture."""
 
-from consilience import lime_image, steps, tables
+from consilience import explain_params, steps, tables
 
 with steps.logged(snakemake.log[0]):
-    rows = tables.read_rows(snakemake.input, tables.PREDICTIONS)
-    params = lime_image.explain_params(snakemake.params.settings, rows)
-    lime_image.write_explain_params(params, snakemake.output[0])
+    params, given = snakemake.params, snakemake.input.get("given")
+    predictions = tables.read_rows(snakemake.input.predictions, tables.PREDICTIONS)
+    names = {row["picture"] for row in predictions}
+    by_picture = explain_params.resolve_params(params.settings, names, given or None)
+    collected = explain_params.collect_params(by_picture, predictions, params.num_features)
+    explain_params.write_params(collected, snakemake.output[0])

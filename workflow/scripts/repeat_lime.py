@@ -1,0 +1,19 @@
+"""Repeat LIME on the pictures of a batch with other seeds."""
+
+from consilience import classifiers, explain_params, stability, steps, tables
+
+with steps.logged(snakemake.log[0]) as log:
+    params, given = snakemake.params, snakemake.input.get("given")
+    steps.set_threads(params.compute_threads)
+    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights)
+    views = tables.read_rows(snakemake.input.views, tables.VIEWS)
+    limes = tables.read_rows(snakemake.input.lime, tables.LIME)
+    names = [view["picture"] for view in views]
+    by_picture = explain_params.resolve_params(params.settings, names, given or None)
+    rows = []
+    for row in stability.repeat_lime(
+        classifier, views, limes, by_picture, params.repeats, params.top_fraction
+    ):
+        log(f"{row['picture']}, {row['varied']}, {row['measure']}: {row['mean']}")
+        rows.append(row)
+    tables.write_table(rows, snakemake.output[0], tables.LIME_STABILITY)
