@@ -149,7 +149,7 @@ def model_files(wildcards):
 
 def clip_files(wildcards=None):
     """The file that the CLIP's weights lie in; none where one of OpenAI's is fetched."""
-    clip = STUDY["clip"]
+    clip = STUDY["clip"] or {}
     if clip.get("train"):
         return [RESULTS / "clip/weights.pt"]
     return [clip["path"]] if clip.get("path") else []
@@ -174,7 +174,7 @@ def similarity_settings():
     )
 
 
-CHOOSES_TEMPERATURE = (
+CHOOSES_TEMPERATURE = bool(DISSECTED) and (
     "absent-words"
     in STUDY["dissection"].get(STUDY["dissection"]["similarity"], {}).values()
 )

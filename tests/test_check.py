@@ -1,3 +1,6 @@
+import json
+from hashlib import sha256
+
 import pytest
 import torch
 
@@ -84,3 +87,18 @@ def test_a_function_of_the_users_is_asked_once(tmp_path, monkeypatch):
 def test_a_regnet_computes_its_widths_and_is_described_all_the_same():
     spec = SPEC | {"architecture": "regnet_y_400mf"}
     assert check.check_model(spec, ["trunk_output"], "predicted")["output_layer"] == "fc"
+
+
+def test_a_question_in_a_file_is_answered_or_refused(tmp_path, capsys):
+    question, target = tmp_path / "question.json", tmp_path / "answer.json"
+    asked = {"models": [SPEC], "layers": {"net": ["fc"]}, "target": 1, "explained": ["net"]}
+    question.write_text(json.dumps(asked))
+    assert check.main([str(question), str(target)]) == 0
+    said = json.loads(target.read_text())
+    assert said["asked"] == sha256(question.read_bytes()).hexdigest()
+    assert said["models"]["net"]["output_layer"] == "fc"
+    before = target.read_bytes()
+    question.write_text(json.dumps(asked | {"layers": {"net": ["fd"]}}))
+    assert check.main([str(question), str(target)]) == 1
+    assert "no layer 'fd'" in capsys.readouterr().err
+    assert target.read_bytes() == before

@@ -13,6 +13,7 @@ from consilience.cam import explain_cam
 from consilience.classifiers import load_classifier
 from consilience.convolution import WinogradConv2d, accelerate
 from consilience.errors import ConsilienceError
+from consilience.explain_params import resolve_params
 from consilience.inference import fold_batch_norms, prepare, use_bfloat16
 from consilience.lime_image import explain_lime
 
@@ -294,7 +295,8 @@ def test_probabilities_and_lime_in_bfloat16_are_those_in_float32(load, views):
         "segmentation_seed": 0,
         "perturbation_seed": 0,
     }
-    one, two = (explain_lime(c, views[0], 1, settings) for c in (exact, rough))
+    params = resolve_params(settings, ["p"])["p"]
+    (one,), (two,) = (explain_lime(c, views[0], [1], params) for c in (exact, rough))
     assert one["status"] == two["status"] == "ok"
     assert np.corrcoef(one["weights"], two["weights"])[0, 1] > 0.95
 

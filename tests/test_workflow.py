@@ -233,6 +233,31 @@ def test_a_layer_that_does_not_exist_stops_at_the_check(tmp_path):
     assert "model 'object-net' has no layer 'layer5'; did you mean 'layer" in output
 
 
+def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(miniature, tmp_path):
+    # Were the check a step that reruns, Snakemake would pass over what comes after it.
+    assert (
+        rules_to_run(miniature, "target: 3", tmp_path)
+        == {
+            "predict": 2,
+            "explain_cam": 6,
+            "explain_lime": 2,
+            "export_explain_params": 1,
+            "gather_predictions": 1,
+        }
+        | AFTER_EXPLAINING
+    )
+    answer = miniature / "results/miniature/check.json"
+    before = answer.read_bytes()
+    path = tmp_path / "change.yaml"
+    path.write_text("target: 77")
+    studies = [REPOSITORY / "tests/study.yaml", path]
+    said = snakemake(miniature, "--cores", "2", studies=studies, check=False)
+    assert "This study cannot run" in said
+    assert "77" in said
+    assert "steps (" not in said
+    assert answer.read_bytes() == before
+
+
 def photographs_study(folder, real_data, names, **more):
     study = {
         "pictures": [{"folder": str(real_data / "photos"), "include": [f"*{n}.*" for n in names]}],

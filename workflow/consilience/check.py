@@ -1,9 +1,17 @@
-"""Find what only the models themselves can tell to be wrong, before anything expensive runs."""
+"""Find what only the models themselves can tell to be wrong, before anything expensive runs.
+
+As a command, ``python -m consilience.check question.json answer.json`` does what :func:`answer`
+does.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
+from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,6 +25,7 @@ from .classifiers import (
 )
 from .errors import ConsilienceError
 from .predictions import check_target
+from .tables import write_atomically
 
 
 def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> dict:
@@ -105,3 +114,43 @@ def check_models(
     if said:
         raise ConsilienceError("\n".join(said))
     return found
+
+
+def answer(question: str | Path, target: str | Path, log: Callable[[str], None]) -> None:
+    """Check a study as a file of JSON asks, and write what was found.
+
+    Parameters
+    ----------
+    question
+        File with ``models``, ``layers``, ``target`` and ``explained``, the arguments of
+        :func:`check_models`; what else it holds is not looked at.
+    target
+        File to write: ``asked``, the SHA-256 of the question, and ``models``, what was found.
+    log
+        Takes a line of progress.
+
+    Raises
+    ------
+    ConsilienceError
+        As :func:`check_models` does.
+    """
+    text = Path(question).read_bytes()
+    asked = json.loads(text)
+    found = check_models(asked["models"], asked["layers"], asked["target"], asked["explained"], log)
+    said = {"asked": sha256(text).hexdigest(), "models": found}
+    text = json.dumps(said, indent=1, sort_keys=True) + "\n"
+    write_atomically(target, lambda part: Path(part).write_text(text))
+
+
+def main(arguments: list[str]) -> int:
+    """Answer a question; say what is wrong and return 1 where something is."""
+    try:
+        answer(*arguments, log=lambda _line: None)
+    except ConsilienceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -73,7 +73,8 @@ def _hash_file(path: Path, known: Mapping[str, Sequence]) -> tuple[int, int, str
         raise ConsilienceError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _write_if_changed(path: Path, text: str) -> None:
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a file, atomically, unless it holds that text already."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,8 +140,8 @@ def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) ->
     for batch in range(batches):
         chosen = [entries[name] for name in sorted(entries) if batch_of(name, batches) == batch]
         lists.append(target / f"{batch}.json")
-        _write_if_changed(lists[-1], json.dumps(chosen, indent=1, ensure_ascii=True) + "\n")
-    _write_if_changed(seen_file, json.dumps(seen, sort_keys=True))
+        write_if_changed(lists[-1], json.dumps(chosen, indent=1, ensure_ascii=True) + "\n")
+    write_if_changed(seen_file, json.dumps(seen, sort_keys=True))
     return lists
 
 

@@ -38,7 +38,7 @@ with steps.logged(snakemake.log[0]) as log:
     names = None
     if given.get("class_names"):
         names = comparison.vectors_by_name(tables.read_table(given.class_names, tables.EMBEDDINGS))
-    models = json.loads(Path(given.check).read_text())
+    models = json.loads(Path(given.check).read_text())["models"]
     for model, layer in sorted({(row["model"], row["layer"]) for row in rows}):
         if model in models and layer == models[model]["output_layer"]:
             compared += comparison.compare_with_classes(

@@ -14,6 +14,7 @@ with steps.logged(snakemake.log[0]) as log:
     for row in stability.repeat_lime(
         classifier, views, limes, by_picture, params.repeats, params.top_fraction
     ):
-        log(f"{row['picture']}, {row['varied']}, {row['measure']}: {row['mean']}")
+        said = row.get("reason") or row["mean"]
+        log(f"{row['picture']}, {row['varied']}, {row['measure']}: {said}")
         rows.append(row)
     tables.write_table(rows, snakemake.output[0], tables.LIME_STABILITY)
