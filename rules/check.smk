@@ -64,7 +64,7 @@ rule check:
 onstart:
     if (
         ANSWER_FILE.is_file()
-        and json.loads(ANSWER_FILE.read_text())["asked"] != ASKED
+        and json.loads(ANSWER_FILE.read_text()).get("asked") != ASKED
     ):
         if find_spec("torch") is None:
             logger.warning(
