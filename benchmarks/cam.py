@@ -10,10 +10,7 @@ CONSILIENCE_REAL_DATA names the folder of real data, and then pictures are photo
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,11 +20,21 @@ import numpy as np
 import pytorch_grad_cam
 import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from side_by_side import (
+    ENVIRONMENTS,
+    Worker,
+    make_classifier,
+    make_parser,
+    make_views,
+    run,
+    run_forward,
+    say_bare,
+    say_times,
+)
 
 from consilience.cam import explain_cam, is_constant
-from consilience.classifiers import Classifier, build_architecture, read_state_dict
+from consilience.classifiers import Classifier
 from consilience.convolution import accelerate
-from consilience.images import Transform, decode_image
 
 LAYERS = {"resnet18": "layer4", "resnet50": "layer4", "squeezenet1_0": "features.12"}
 LIBRARY = {
@@ -35,43 +42,6 @@ LIBRARY = {
     "score-cam": pytorch_grad_cam.ScoreCAM,
     "ablation-cam": pytorch_grad_cam.AblationCAM,
 }
-# As in rules/common.smk.
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "8589934592",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-}
-ENVIRONMENTS = {"library": {}, "library, our allocator": ALLOCATOR, "ours": ALLOCATOR}
-
-
-def make_views(count: int, side: int) -> np.ndarray:
-    """Return photographs where there are any, else smooth noise: uint8, (n, side, side, 3)."""
-    folder = os.environ.get("CONSILIENCE_REAL_DATA")
-    if folder:
-        fit = Transform(resize=side, crop=(side, side)).fit
-        files = sorted(Path(folder, "photos").glob("*.JPEG"))[:count]
-        return np.stack([fit(decode_image(file.read_bytes(), file.name)) for file in files])
-    noise = torch.rand(count, 3, side // 16, side // 16, generator=torch.Generator().manual_seed(0))
-    smooth = torch.nn.functional.interpolate(noise, (side, side), mode="bicubic").clamp(0, 1)
-    return (255 * smooth).byte().permute(0, 2, 3, 1).numpy()
-
-
-def make_classifier(architecture: str, side: int) -> Classifier:
-    """Build the network: SqueezeNet with its real weights, others random and calibrated."""
-    torch.manual_seed(0)
-    model = build_architecture(architecture, 1000)
-    transform = Transform(crop=(side, side))
-    if architecture == "squeezenet1_0":
-        weights = Path(os.environ["CONSILIENCE_REAL_DATA"], "weights/squeezenet1_0_imagenet.pt")
-        model.load_state_dict(read_state_dict(weights))
-    else:
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.train()
-                module.momentum = 1.0
-        with torch.no_grad():
-            model(transform.normalize(make_views(16, side)))
-    return Classifier(architecture, model.eval(), tuple(map(str, range(1000))), transform)
 
 
 def set_precision(model: torch.nn.Module, precision: str) -> None:
@@ -89,13 +59,6 @@ def ask_library(classifier: Classifier, method: str, layer: str, view, target: i
     )[0]
     explainer.activations_and_grads.release()
     return heatmap
-
-
-def run_forward(classifier: Classifier, inputs: torch.Tensor, passes: int, batch: int) -> None:
-    """Make so many forward passes, and nothing else."""
-    with torch.no_grad():
-        for part in torch.arange(passes).split(batch):
-            classifier.model(inputs[: len(part)])
 
 
 def count_passes(classifier: Classifier, layer: str, view: np.ndarray) -> int:
@@ -139,40 +102,6 @@ def work(who: str, architecture: str, arguments: argparse.Namespace) -> None:
         print(json.dumps({"seconds": seconds, "passes": passes, "map": str(file)}), flush=True)
 
 
-class Worker:
-    """A process that explains on demand."""
-
-    def __init__(self, who: str, architecture: str, folder: str):
-        environment = {key: v for key, v in os.environ.items() if key not in ALLOCATOR}
-        self.log = Path(folder, f"{who}.log")
-        command = [sys.executable, __file__, *sys.argv[1:], "--folder", folder]
-        with open(self.log, "w") as log:
-            self.process = subprocess.Popen(
-                [*command, "--worker", who, architecture],
-                env=environment | ENVIRONMENTS[who] | {"OMP_NUM_THREADS": "1"},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,  # the library's progress bars
-                text=True,
-            )
-        self.read()
-
-    def read(self) -> dict:
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(self.log.read_text())
-        return json.loads(line)
-
-    def ask(self, method: str) -> dict:
-        self.process.stdin.write(method + "\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait()
-
-
 def compare(architecture: str, arguments: argparse.Namespace) -> None:
     """Print seconds of each process, ratios of medians, and the largest difference of a map."""
     with tempfile.TemporaryDirectory() as folder:
@@ -193,45 +122,17 @@ def compare(architecture: str, arguments: argparse.Namespace) -> None:
                     bare = workers["ours"].ask("forward")
                     times.setdefault("bare", []).append(bare["seconds"])
             seconds = {who: statistics.median(values) for who, values in times.items()}
-            ours = seconds["ours"]
-            said = ", ".join(
-                f"{who} {seconds[who]:.3f} s ({seconds[who] / ours:.2f}x)" for who in ENVIRONMENTS
-            )
-            print(f"{architecture} {LAYERS[architecture]}, {method}: {said}")
+            print(f"{architecture} {LAYERS[architecture]}, {method}: {say_times(seconds)}")
             print(f"  largest difference of the heatmaps {max(differences):.0e}")
             if "bare" in seconds:
-                print(
-                    f"  bare forward loop of {bare['passes']} passes {seconds['bare']:.3f} s: ours "
-                    f"has {100 * seconds['bare'] / ours:.0f} % of its speed"
-                )
+                print(f"  {say_bare(bare['passes'], seconds['bare'], seconds['ours'])}")
         for worker in workers.values():
             worker.close()
 
 
 def main() -> None:
     """Compare on each network."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="ResNet50 too")
-    parser.add_argument("--rounds", type=int, default=5, help="times each is measured")
-    parser.add_argument("--side", type=int, default=224, help="of the pictures, pixels")
-    parser.add_argument("--batch", type=int, default=32, help="pictures a forward pass")
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.worker:
-        work(*arguments.worker, arguments)
-        return
-    real = "CONSILIENCE_REAL_DATA" in os.environ
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}; "
-        f"one thread; side {arguments.side}, batch {arguments.batch}; ours in "
-        f"{arguments.precision}, the library in float32; {'photograph' if real else 'noise'}; "
-        f"medians of {arguments.rounds} rounds of processor time"
-    )
-    networks = ["resnet18", "resnet50"] if arguments.full else ["resnet18"]
-    for architecture in networks + ["squeezenet1_0"] * real:
-        compare(architecture, arguments)
+    run(make_parser(__doc__.splitlines()[0]).parse_args(), work, compare)
 
 
 if __name__ == "__main__":
