@@ -6,6 +6,7 @@ import os
 import platform
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 
@@ -20,7 +21,6 @@ from consilience.images import Transform, encode_png, hash_bytes, read_picture
 from consilience.inference import prepare
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4", "fc")
-BATCH = 32
 ROUNDS = 5
 
 
@@ -51,21 +51,21 @@ def decode(classifier: Classifier, rows: list[dict]) -> np.ndarray:
     return np.stack([classifier.transform.fit(read_picture(row)) for row in rows])
 
 
-def forward(classifier: Classifier, inputs: torch.Tensor) -> None:
+def forward(classifier: Classifier, inputs: torch.Tensor, size: int) -> None:
     """Run bare forward passes, and nothing else."""
     with torch.inference_mode():
-        for batch in inputs.split(BATCH):
+        for batch in inputs.split(size):
             classifier.model(batch)
 
 
-def extract(classifier: Classifier, rows: list[dict], path: str) -> None:
+def extract(classifier: Classifier, rows: list[dict], size: int, path: str) -> None:
     """Record activations as the workflow's step does, the table included."""
     pictures = ((row["name"], read_picture(row)) for row in rows)
-    recorded = extract_activations(classifier, pictures, LAYERS, BATCH)
+    recorded = extract_activations(classifier, pictures, LAYERS, size)
     tables.write_table(recorded, path, tables.ACTIVATIONS)
 
 
-def dissect_plainly(classifier: Classifier, rows: list[dict], path: str) -> None:
+def dissect_plainly(classifier: Classifier, rows: list[dict], size: int, path: str) -> None:
     """Record activations in CLIP-Dissect's manner: hooks that pool, one pass for all layers.
 
     The model as built: batch norms unfolded, in PyTorch's own layout.
@@ -82,8 +82,8 @@ def dissect_plainly(classifier: Classifier, rows: list[dict], path: str) -> None
     modules = dict(classifier.model.named_modules())
     handles = [modules[layer].register_forward_hook(record(layer)) for layer in LAYERS]
     with torch.no_grad():
-        for start in range(0, len(rows), BATCH):
-            fitted = decode(classifier, rows[start : start + BATCH])
+        for start in range(0, len(rows), size):
+            fitted = decode(classifier, rows[start : start + size])
             classifier.model(classifier.transform.normalize(fitted))
     for handle in handles:
         handle.remove()
@@ -98,7 +98,7 @@ def measure(work: Callable[[], object]) -> float:
     return time.process_time() - began
 
 
-def main(count: int, folder: str) -> None:
+def main(count: int, size: int, folder: str) -> None:
     """Print pictures per second of each, interleaved, and the ratios of the medians."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -116,9 +116,11 @@ def main(count: int, folder: str) -> None:
         inputs = transform.normalize(decode(ours, rows))
         works = {
             "decoding": lambda rows=rows: decode(ours, rows),
-            "forward": lambda inputs=inputs: forward(ours, inputs),
-            "extraction": lambda rows=rows: extract(ours, rows, f"{folder}/activations.parquet"),
-            "plain loop": lambda rows=rows: dissect_plainly(plain, rows, f"{folder}/plain"),
+            "forward": lambda inputs=inputs: forward(ours, inputs, size),
+            "extraction": lambda rows=rows: extract(
+                ours, rows, size, f"{folder}/activations.parquet"
+            ),
+            "plain loop": lambda rows=rows: dissect_plainly(plain, rows, size, f"{folder}/plain"),
         }
         for work in works.values():
             work()
@@ -130,14 +132,13 @@ def main(count: int, folder: str) -> None:
         speeds = ", ".join(f"{name} {count / value:.1f}" for name, value in seconds.items())
         bound = seconds["decoding"] + seconds["forward"]
         print(
-            f"resnet18 at 224, {len(LAYERS)} layers, batch {BATCH}, {count} pictures ({kind}), "
+            f"resnet18 at 224, {len(LAYERS)} layers, batch {size}, {count} pictures ({kind}), "
             f"pictures/s: {speeds}; extraction {bound / seconds['extraction']:.2f} of decoding and "
             f"forward, {seconds['plain loop'] / seconds['extraction']:.2f} of the plain loop"
         )
 
 
 if __name__ == "__main__":
-    import tempfile
-
+    numbers = [int(argument) for argument in sys.argv[1:]]
     with tempfile.TemporaryDirectory() as temporary:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 256, temporary)
+        main(*(numbers + [256, 32][len(numbers) :]), temporary)
