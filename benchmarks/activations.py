@@ -117,9 +117,7 @@ def main(count: int, size: int, folder: str) -> None:
         works = {
             "decoding": lambda rows=rows: decode(ours, rows),
             "forward": lambda inputs=inputs: forward(ours, inputs, size),
-            "extraction": lambda rows=rows: extract(
-                ours, rows, size, f"{folder}/activations.parquet"
-            ),
+            "extraction": lambda rows=rows: extract(ours, rows, size, f"{folder}/ours.parquet"),
             "plain loop": lambda rows=rows: dissect_plainly(plain, rows, size, f"{folder}/plain"),
         }
         for work in works.values():
