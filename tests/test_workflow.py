@@ -308,6 +308,7 @@ def test_published_descriptions_are_compared_without_a_model(real_data, tmp_path
     assert values["layer3", "jaccard"] is None
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == [
         "benchmarks",
+        "index",
         "logs",
         "tables",
     ]
