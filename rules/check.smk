@@ -1,8 +1,4 @@
 # A short job before all others: what only the models themselves can tell to be wrong.
-import subprocess
-from importlib.util import find_spec
-
-from snakemake.logging import logger
 
 
 # Were this job to run again whenever the question changes, Snakemake would not look at what comes
@@ -31,20 +27,4 @@ rule check:
 
 
 onstart:
-    if (
-        ANSWER_FILE.is_file()
-        and json.loads(ANSWER_FILE.read_text()).get("asked") != ASKED
-    ):
-        if find_spec("torch") is None:
-            logger.warning(
-                "No torch here: what is wrong with a model, its own steps will say."
-            )
-        else:
-            environment = {
-                **os.environ,
-                "PYTHONPATH": str(Path(workflow.basedir) / "workflow"),
-            }
-            command = [sys.executable, "-m", "consilience.check"]
-            command += [str(QUESTION_FILE), str(ANSWER_FILE)]
-            if subprocess.run(command, env=environment).returncode:
-                raise WorkflowError("This study cannot run: see above.")
+    answer_question()

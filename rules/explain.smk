@@ -68,7 +68,8 @@ rule explain_cam:
         "../workflow/scripts/explain_cam.py"
 
 
-# Every entry must be of a picture of the study, which no batch knows alone.
+# Every entry must be of a picture of the study, which no batch knows alone. Early by its priority:
+# as an ancient() input of LIME it would, when it reran, keep Snakemake from seeing that LIME must.
 rule check_explain_params:
     input:
         given=given_params(),
@@ -79,6 +80,7 @@ rule check_explain_params:
         LOGS / "check_explain_params-{model}.log",
     benchmark:
         TIMES / "check_explain_params-{model}.tsv"
+    priority: 20
     conda:
         "../envs/explain.yaml"
     threads: 1
@@ -100,8 +102,6 @@ rule explain_lime:
         predictions=rules.predict.output.predictions,
         views=rules.predict.output.views,
         given=given_params(),
-        # Like the study's check: it goes first and never makes anything rerun by itself.
-        checked=ancient(rules.check_explain_params.output) if given_params() else [],
     output:
         RESULTS / "explain/{model}/lime-{batch}.parquet",
     log:
@@ -189,8 +189,7 @@ rule export_explain_params:
             allow_missing=True,
         ),
         given=given_params(),
-        # Like the study's check: it goes first and never makes anything rerun by itself.
-        checked=ancient(rules.check_explain_params.output) if given_params() else [],
+        checked=rules.check_explain_params.output if given_params() else [],
     output:
         RESULTS / "explain/{model}/explain_params.pkl",
     log:

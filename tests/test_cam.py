@@ -20,6 +20,7 @@ from pytorch_grad_cam.utils.reshape_transforms import vit_reshape_transform
 from torch import nn
 
 from consilience import cam, classifiers, configuration, images, report, tables
+from consilience.activations import in_proportion
 from consilience.errors import ConsilienceError
 
 LIBRARY = {
@@ -259,7 +260,7 @@ def test_the_form_of_an_output_is_found(grid, form, units):
     output = maps
     if form == "channels last":
         # Where the proportions allow both, a map is a convolution's.
-        assume(not cam._fits((grid[1], units), size))
+        assume(not in_proportion((grid[1], units), size))
         output = maps.permute(0, 2, 3, 1)
     elif "token" in form:
         output = maps.flatten(2).transpose(1, 2)

@@ -1,4 +1,5 @@
 import copy
+import inspect
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from conftest import REPOSITORY
 from consilience.configuration import SCHEMA, read_yaml, resolve_study
 from consilience.errors import ConsilienceError
+from consilience.similarity import SIMILARITIES
 
 
 @pytest.fixture
@@ -197,3 +199,16 @@ def test_every_key_of_the_schema_has_a_description_and_a_default():
         assert sub.get("description"), f"{key} has no description"
         if not required and not chosen.fullmatch(key.split(".")[-1]):
             assert "default" in sub, f"{key} has no default"
+
+
+def test_defaults_of_the_similarities_are_clip_dissects():
+    """The schema states what the functions have as defaults, so that a study shows it."""
+    schema = yaml.safe_load(SCHEMA.read_text())["properties"]["dissection"]
+    for name, function in SIMILARITIES.items():
+        stated = schema["properties"].get(name, {}).get("properties", {})
+        own = {
+            parameter.name: parameter.default
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.kind == parameter.KEYWORD_ONLY
+        }
+        assert {key: value["default"] for key, value in stated.items()} == own

@@ -63,6 +63,13 @@ def test_every_act_has_its_table(miniature):
     assert {row["picture"] for row in predictions} == pictures
     assert all(row["target_index"] == row["predicted_index"] for row in predictions)
 
+    stability = results(miniature, "lime_stability", tables.LIME_STABILITY)
+    # SLIC has no seed: other superpixels are missing, with the reason.
+    assert {row["reason"] for row in stability if row["mean"] is None} == {
+        "slic has no seed; only quickshift varies"
+    }
+    assert sum(row["mean"] is not None for row in stability) == 2 * len(pictures)
+
     neurons = results(miniature, "neurons", tables.NEURONS)
     assert len(neurons) == 2 * (512 + 10)
     assert {row["status"] for row in neurons} <= {"ok", "constant"}
@@ -129,6 +136,7 @@ AFTER_LABELLING = {
     "write_report": 1,
     "all": 1,
 }
+AFTER_LIME = {"repeat_lime": 2, "gather_lime_stability": 1}
 AFTER_EXPLAINING = {"compare_explanations": 2, "summarise": 1, "write_report": 1, "all": 1}
 
 
@@ -137,13 +145,14 @@ AFTER_EXPLAINING = {"compare_explanations": 2, "summarise": 1, "write_report": 1
     [
         (
             "lime: {num_samples: 40}",
-            {"explain_lime": 2, "export_explain_params": 1} | AFTER_EXPLAINING,
+            {"explain_lime": 2, "export_explain_params": 1} | AFTER_LIME | AFTER_EXPLAINING,
         ),
         ("lime: {quickshift: {ratio: 0.5}}", {"write_report": 1, "all": 1}),
         ("dissection: {soft-wpmi: {a: 2}}", AFTER_LABELLING),
         ("dissection: {similarity: rank-reorder}", AFTER_LABELLING),
         ("dissection: {resamples: 6}", AFTER_LABELLING),
         ("dissection: {held_out: 0.3}", {"choose_temperature": 1} | AFTER_LABELLING),
+        ("lime: {repeats: 2}", AFTER_LIME | {"write_report": 1, "all": 1}),
         ("title: Another", {"write_report": 1, "all": 1}),
         ("agreement: {bootstrap: 500}", {"summarise": 1, "write_report": 1, "all": 1}),
     ],
@@ -278,19 +287,40 @@ def photographs_study(folder, real_data, names, **more):
 
 
 def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
-    studies = photographs_study(
-        tmp_path, real_data, ["goldfish", "tiger_shark"], lime={"num_samples": 60}, batches=1
-    )
+    names = ["goldfish", "tiger_shark"]
+    more = {"lime": {"num_samples": 60}, "batches": 1, "target": "top-2"}
+    studies = photographs_study(tmp_path, real_data, names, **more)
     snakemake(tmp_path, "--cores", str(os.cpu_count()), studies=studies)
     folder = tmp_path / "results/photographs"
     predictions = tables.read_rows(folder / "tables/predictions.parquet", tables.PREDICTIONS)
-    assert [row["predicted_class"] for row in predictions] == ["goldfish", "tiger shark"]
+    assert [row["predicted_class"] for row in predictions] == ["goldfish"] * 2 + ["tiger shark"] * 2
+    assert [row["target_class"] == row["predicted_class"] for row in predictions] == [
+        True,
+        False,
+    ] * 2
+    lime = tables.read_rows(folder / "explain/squeezenet/lime-0.parquet", tables.LIME)
+    assert [row["target_index"] for row in lime] == [row["target_index"] for row in predictions]
     agreement = tables.read_rows(folder / "tables/agreement.parquet", tables.AGREEMENT)
     spearman = [row["value"] for row in agreement if row["metric"] == "spearman"]
     assert len(spearman) == 2 * 6
     assert all(-1 <= value <= 1 for value in spearman)
     assert not (folder / "world").exists()
     assert "squeezenet" in (folder / "report.html").read_text()
+
+    # The exported parameters give the same explanations in a study of other settings.
+    given = tmp_path / "given.pkl"
+    exported = (folder / "explain/squeezenet/explain_params.pkl").read_bytes()
+    given.write_bytes(exported)
+    before = (folder / "explain/squeezenet/lime-0.parquet").read_bytes()
+    more["lime"] = {"num_samples": 30, "params": str(given)}
+    studies = photographs_study(tmp_path, real_data, names, **more)
+    snakemake(tmp_path, "--cores", str(os.cpu_count()), studies=studies)
+    assert (folder / "explain/squeezenet/lime-0.parquet").read_bytes() == before
+    # A changed file reruns LIME: what checks the file must not hide that.
+    given.write_bytes(pickle.dumps({"n01443537_goldfish.JPEG": {"num_samples": 20}}))
+    said = snakemake(tmp_path, "-n", studies=studies)
+    for rule in ("check_explain_params", "explain_lime", "compare_explanations"):
+        assert f"rule {rule}:" in said or f"\n{rule} " in said
 
 
 def test_published_descriptions_are_compared_without_a_model(real_data, tmp_path):

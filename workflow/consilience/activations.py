@@ -168,10 +168,17 @@ def _positions(shape: torch.Size, inputs: torch.Size) -> tuple[int, ...] | None:
         return (1,)
     if len(shape) != 4:
         return None
-    height, width = inputs[2:]
     for rows, columns in ((2, 3), (1, 2)):
-        # For a square picture exactly; else within one position, as strides round.
-        slack = 0 if height == width else max(height, width)
-        if abs(shape[rows] * width - shape[columns] * height) <= slack:
+        if in_proportion((shape[rows], shape[columns]), inputs[2:]):
             return (rows, columns)
     return None
+
+
+def in_proportion(sides: Sequence[int], size: Sequence[int]) -> bool:
+    """Say whether a map's height and width have the proportions of the picture's.
+
+    For a square picture exactly; else within one position, as strides round.
+    """
+    height, width = size
+    slack = 0 if height == width else max(height, width)
+    return abs(sides[0] * width - sides[1] * height) <= slack

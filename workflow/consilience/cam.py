@@ -41,6 +41,7 @@ import pytorch_grad_cam
 import torch
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
+from .activations import in_proportion
 from .classifiers import Classifier, nearest
 from .errors import ConsilienceError
 
@@ -351,16 +352,11 @@ def as_maps(output: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def has_channels_last(shape: torch.Size, size: tuple[int, int]) -> bool:
     """Say whether channels are the last dimension of a layer's output, not the second.
 
-    For a map the sides decide: they have the proportions of the picture, exactly for a square
-    one, else within one position, as strides round.
+    For a map the sides decide: they have the proportions of the picture.
     """
-    return len(shape) == 3 or (_fits(shape[1:3], size) and not _fits(shape[2:], size))
-
-
-def _fits(sides: Sequence[int], size: tuple[int, int]) -> bool:
-    height, width = size
-    slack = 0 if height == width else max(height, width)
-    return abs(sides[0] * width - sides[1] * height) <= slack
+    return len(shape) == 3 or (
+        in_proportion(shape[1:3], size) and not in_proportion(shape[2:], size)
+    )
 
 
 def _find_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int] | None:

@@ -294,6 +294,48 @@ def compare_with_classes(
     return rows
 
 
+def compare_outputs(
+    neurons: Sequence[Mapping],
+    models: Mapping[str, Mapping],
+    concepts: pa.Table,
+    class_names: pa.Table | None = None,
+    resampled: Sequence[Mapping] | None = None,
+) -> list[dict]:
+    """Hold the labels of every dissected output layer against its class names.
+
+    Parameters
+    ----------
+    neurons, resampled
+        As for :func:`compare_with_classes`, of any models and layers.
+    models
+        By name what :func:`consilience.check.check_model` found. Others, such as published ones,
+        are left out.
+    concepts, class_names
+        Tables ``EMBEDDINGS`` of one CLIP.
+
+    Returns
+    -------
+    list of dict
+        Rows of the table ``COMPARISON``.
+    """
+    vectors = None if class_names is None else vectors_by_name(class_names)
+    return [
+        row
+        for model, layer in sorted({(row["model"], row["layer"]) for row in neurons})
+        if model in models and layer == models[model]["output_layer"]
+        for row in compare_with_classes(
+            neurons,
+            model,
+            layer,
+            models[model]["class_names"],
+            concepts["key"].to_pylist(),
+            stack_lists(concepts["values"]),
+            vectors,
+            resampled,
+        )
+    ]
+
+
 def vectors_by_name(embeddings: pa.Table) -> dict[str, np.ndarray]:
     """Return the vectors of a table ``EMBEDDINGS`` by key, each of shape (width,)."""
     return dict(zip(embeddings["key"].to_pylist(), stack_lists(embeddings["values"]), strict=True))

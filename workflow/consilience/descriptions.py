@@ -19,6 +19,23 @@ MARKS = re.compile(r"-[sc]$")
 """What NetDissect's data set, Broden, marks scenes and colours with."""
 
 
+def read_all(entries: Iterable[Mapping]) -> list[dict]:
+    """Read all published descriptions that a study names: see :func:`read_published`.
+
+    Parameters
+    ----------
+    entries
+        The study's ``published``: ``name``, ``format``, and ``path`` or ``paths``.
+    """
+    return [
+        row
+        for entry in entries
+        for row in read_published(
+            entry["name"], entry["format"], entry.get("path") or entry["paths"]
+        )
+    ]
+
+
 def read_published(model: str, format: str, paths: str | Path | Mapping[str, str]) -> list[dict]:
     """Read published descriptions of a model's neurons.
 

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -97,20 +98,27 @@ class Concepts:
         return [np.sort(order[start::2]) for start in (0, 1)]
 
 
-def check_settings(similarity: str, settings: Mapping) -> None:
-    """Raise where there is no such similarity or it has no such setting."""
+def complete_settings(similarity: str, settings: Mapping) -> dict:
+    """Return the arguments of a similarity function, what is left out with its default.
+
+    Raises
+    ------
+    ConsilienceError
+        If there is no such similarity or it has no such setting.
+    """
     function = SIMILARITIES.get(similarity)
     if function is None:
         raise ConsilienceError(
             f"there is no similarity {similarity!r}; it is one of {', '.join(SIMILARITIES)}"
         )
-    known = {
-        parameter.name
+    defaults = {
+        parameter.name: parameter.default
         for parameter in inspect.signature(function).parameters.values()
         if parameter.kind == parameter.KEYWORD_ONLY
     }
-    if unknown := sorted(set(settings) - known):
+    if unknown := sorted(set(settings) - set(defaults)):
         raise ConsilienceError(f"similarity {similarity!r} has no setting {unknown[0]!r}")
+    return defaults | dict(settings)
 
 
 def dissect_model(
@@ -162,8 +170,7 @@ def dissect_model(
         If files do not belong together, there are too few probe pictures, or there is no such
         similarity or setting.
     """
-    settings = dict(settings or {})
-    check_settings(similarity, settings)
+    settings = complete_settings(similarity, settings or {})
     keys = probe.keys()
     neurons, resampled = [], []
     for layer in layers:
@@ -423,7 +430,6 @@ class _Layer:
 
     def _compare_vectors(self, concepts, untrained, resamples, rng, shown, stack) -> _Labels:
         """The other similarities: all pictures count; what is found is calibrated on a sample."""
-        function = SIMILARITIES[self.similarity]
         best = _Best(len(self.alive), CANDIDATES)
         for rows, block, values in _SCANS[self.similarity](self, concepts, stack):
             part = _Best(0, CANDIDATES)
@@ -435,7 +441,7 @@ class _Layer:
         order = np.argsort(self.keys[self.sampled], kind="stable")
         sampled, activations = self.sampled[order], self.sampled_activations[order]
         near = cosines.store.read(np.searchsorted(cosines.numbers, sampled)) @ concepts.vectors.T
-        compare = lambda a, c: function(a, c, **self.settings)  # noqa: E731
+        compare = partial(SIMILARITIES[self.similarity], **self.settings)
         null = np.array(
             [
                 compare(activations, near[rng.permutation(len(near))]).max(axis=1)
@@ -514,16 +520,12 @@ def _scan_cosine(study: _Layer, concepts: Concepts, stack, power: int = 1, min_n
 
 
 def _scan_cosine_cubed(study: _Layer, concepts: Concepts, stack):
-    return _scan_cosine(study, concepts, stack, 3, study.settings.get("min_norm", 1e-3))
+    return _scan_cosine(study, concepts, stack, 3, study.settings["min_norm"])
 
 
 def _scan_rank_reorder(study: _Layer, concepts: Concepts, stack):
     """One neuron after another; its top pictures grow with the probe set and lie on disk."""
-    settings = {
-        name: study.settings.get(name, parameter.default)
-        for name, parameter in inspect.signature(SIMILARITIES["rank-reorder"]).parameters.items()
-        if parameter.kind == parameter.KEYWORD_ONLY
-    }
+    settings = dict(study.settings)
     labelling = np.flatnonzero(study.probe.labels(study.keys))
     top_k = int(len(labelling) * settings.pop("top_fraction"))
     if top_k < 2:
@@ -659,11 +661,15 @@ def _judge(row: Mapping, significance: float) -> dict:
     return {"stands": (not doubts) if doubts or known else None, "doubts": doubts}
 
 
+def chosen_temperature(rows: Iterable[Mapping]) -> float:
+    """Return the value that was chosen, from rows of the table ``TEMPERATURE``."""
+    return next(row["a"] for row in rows if row["chosen"])
+
+
 TEMPERATURES = (20.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
 """Candidates for the inverse temperature, the paper's own among them.
 
-Cosines lie within ±1, so that at 0.1 the softmax is linear in them up to a few per cent: smaller
-values would give the same order of concepts.
+Cosines lie within ±1, so that at 0.1 the softmax is linear in them up to a few per cent.
 """
 
 
@@ -700,6 +706,7 @@ def choose_temperature(
     """
     if similarity not in TERMS:
         raise ConsilienceError(f"similarity {similarity!r} has no temperature a to choose")
+    settings = complete_settings(similarity, settings)
     absent = [word for word in concepts.words if word in (concepts.absent or ())]
     if len(absent) < 2:
         raise ConsilienceError(

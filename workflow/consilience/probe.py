@@ -146,8 +146,8 @@ def _rebatch(parts: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             rows = np.concatenate(waiting)
             yield rows[:CHUNK]
             waiting = [rows[CHUNK:]]
-    if rows := sum(map(len, waiting)):
-        yield np.concatenate(waiting)[:rows]
+    if sum(map(len, waiting)):
+        yield np.concatenate(waiting)
 
 
 def sample(keys: np.ndarray, wanted: Callable[[np.ndarray], np.ndarray], most: int) -> np.ndarray:
@@ -297,22 +297,32 @@ class TopPictures:
         return merged
 
 
-class RowStore:
-    """Rows of float32 vectors in a temporary file, read back by number.
-
-    Use it in a ``with`` block: the file has no name and is gone afterwards.
-    """
+class _Store:
+    """Float32 values in a temporary file; the file has no name and is gone after the ``with``."""
 
     def __init__(self):
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed on leaving)
-        self.width: int | None = None
-        self.rows = 0
 
-    def __enter__(self) -> RowStore:
+    def __enter__(self):
         return self
 
     def __exit__(self, *_exception) -> None:
         self._file.close()
+
+    def _write(self, values: np.ndarray) -> None:
+        self._file.write(np.ascontiguousarray(values, dtype=np.float32).tobytes())
+
+    def _read(self, start: int, count: int) -> np.ndarray:
+        """Read ``count`` values from value ``start`` on."""
+        return np.frombuffer(os.pread(self._file.fileno(), 4 * count, 4 * start), np.float32)
+
+
+class RowStore(_Store):
+    """Rows of vectors, read back by number."""
+
+    def __init__(self):
+        super().__init__()
+        self.width: int | None = None
 
     def append(self, vectors: np.ndarray) -> None:
         """Write rows after those that are there."""
@@ -322,47 +332,35 @@ class RowStore:
             raise ConsilienceError(
                 f"vectors of {self.width} and {vectors.shape[1]} elements are not of one model"
             )
-        self._file.write(np.ascontiguousarray(vectors, dtype=np.float32).tobytes())
-        self.rows += len(vectors)
+        self._write(vectors)
 
     def read(self, numbers: np.ndarray) -> np.ndarray:
         """Read rows by number, shape (len(numbers), width)."""
         self._file.flush()
-        size = 4 * self.width
         found = np.empty((len(numbers), self.width), dtype=np.float32)
         for row, number in zip(found, numbers.tolist(), strict=True):
-            row[:] = np.frombuffer(os.pread(self._file.fileno(), size, size * number), np.float32)
+            row[:] = self._read(number * self.width, self.width)
         return found
 
 
-class ColumnStore:
-    """Columns of float32 values that come in rows, in a temporary file; for ``with`` blocks."""
+class ColumnStore(_Store):
+    """Columns of values that come in rows."""
 
     def __init__(self):
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (closed on leaving)
-        self._chunks: list[tuple[int, int]] = []  # where each chunk starts, and its rows
-
-    def __enter__(self) -> ColumnStore:
-        return self
-
-    def __exit__(self, *_exception) -> None:
-        self._file.close()
+        super().__init__()
+        self._chunks: list[tuple[int, int]] = []  # the value that each starts at, and its rows
 
     def append(self, rows: np.ndarray) -> None:
         """Write rows after those that are there."""
-        self._chunks.append((self._file.tell(), len(rows)))
-        self._file.write(np.ascontiguousarray(rows.T, dtype=np.float32).tobytes())
+        self._chunks.append((self._file.tell() // 4, len(rows)))
+        self._write(rows.T)
 
     def read(self, column: int) -> np.ndarray:
         """Read one column whole."""
         self._file.flush()
-        parts = [
-            np.frombuffer(
-                os.pread(self._file.fileno(), 4 * rows, start + 4 * rows * column), np.float32
-            )
-            for start, rows in self._chunks
-        ]
-        return np.concatenate(parts)
+        return np.concatenate(
+            [self._read(start + rows * column, rows) for start, rows in self._chunks]
+        )
 
 
 class StoredCosines:

@@ -24,6 +24,7 @@ import yaml
 from . import figures
 from .errors import ConsilienceError
 from .images import decode_png, read_picture
+from .similarity import TERMS
 from .tables import write_atomically
 
 TEMPLATES = Path(__file__).parent.parent / "report"
@@ -804,6 +805,7 @@ def _dissect(content: Content) -> dict | None:
         "published": _published(content),
         "has_absent": any(row["absent"] is not None for row in summary),
         "temperatures": _temperatures(content),
+        "own_temperature": _own_temperature(content),
         "significance": content.study["dissection"]["significance"],
         "has_standing": any(row["compared"]["share_standing"] for row in summary),
         "has_intervals": any(row["low"] is not None for row in content.comparison),
@@ -838,6 +840,12 @@ def _temperatures(content: Content) -> list[dict]:
         absent = sum(row["share_reported"] * row["labelled_neurons"] for row in mine)
         rows.append({"a": a, "share": absent / neurons, "chosen": mine[0]["chosen"]})
     return rows
+
+
+def _own_temperature(content: Content) -> float | None:
+    """Return CLIP-Dissect's temperature for the study's similarity."""
+    terms = TERMS.get(content.study["dissection"].get("similarity"))
+    return terms().a if terms else None
 
 
 def _neuron_cards(content, model, layer, probe, thumbnail) -> list[dict]:

@@ -16,5 +16,5 @@ with steps.logged(snakemake.log[0]) as log:
         params.similarity,
         params.settings,
     )
-    log(f"a = {next(row['a'] for row in rows if row['chosen'])}")
+    log(f"a = {dissection.chosen_temperature(rows)}")
     tables.write_table(rows, snakemake.output[0], tables.TEMPERATURE)

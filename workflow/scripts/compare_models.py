@@ -9,48 +9,20 @@ from consilience import comparison, descriptions, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     given, output, params = snakemake.input, snakemake.output, snakemake.params
-    published = [
-        row
-        for entry in params.published
-        for row in descriptions.read_published(
-            entry["name"], entry["format"], entry.get("path") or entry["paths"]
-        )
-    ]
-    neurons = pa.concat_tables(
-        [
-            tables.read_table(given.neurons, tables.NEURONS),
-            tables.make_table(published, tables.NEURONS),
-        ]
-    )
-    rows = neurons.to_pylist()
-    log(f"{len(rows)} neurons, {len(published)} of them published")
-    embedded = tables.read_table(given.concepts, tables.EMBEDDINGS)
-    concepts = embedded["key"].to_pylist()
-    categories, absent = None, None
-    if params.world_words:
-        categories, absent = world.categories(), world.ABSENT_CONCEPTS
+    published = tables.make_table(descriptions.read_all(params.published), tables.NEURONS)
+    neurons = pa.concat_tables([tables.read_table(given.neurons, tables.NEURONS), published])
+    log(f"{len(neurons)} neurons, {len(published)} of them published")
+    rows, resampled = neurons.to_pylist(), tables.read_rows(given.resampled, tables.RESAMPLED)
+    concepts = tables.read_table(given.concepts, tables.EMBEDDINGS)
+    class_names = tables.read_table(given.class_names, tables.EMBEDDINGS)
+    categories = world.categories() if params.world_words else None
     if given.get("categories"):
         categories = descriptions.read_categories(given.categories)
-    resampled = tables.read_rows(given.resampled, tables.RESAMPLED)
-    compared = comparison.compare_models(rows, params.top, resampled, concepts, categories, absent)
-
-    vectors = tables.stack_lists(embedded["values"])
-    names = None
-    if given.get("class_names"):
-        names = comparison.vectors_by_name(tables.read_table(given.class_names, tables.EMBEDDINGS))
+    absent = world.ABSENT_CONCEPTS if params.world_words else None
+    words = concepts["key"].to_pylist()
+    compared = comparison.compare_models(rows, params.top, resampled, words, categories, absent)
     models = json.loads(Path(given.check).read_text())["models"]
-    for model, layer in sorted({(row["model"], row["layer"]) for row in rows}):
-        if model in models and layer == models[model]["output_layer"]:
-            compared += comparison.compare_with_classes(
-                rows,
-                model,
-                layer,
-                models[model]["class_names"],
-                concepts,
-                vectors,
-                names,
-                resampled,
-            )
+    compared += comparison.compare_outputs(rows, models, concepts, class_names, resampled)
     tables.write_table(neurons, output.neurons, tables.NEURONS)
     descriptions.write_neurons(neurons, output.descriptions)
     tables.write_table(comparison.count_concepts(rows), output.concepts, tables.CONCEPTS)

@@ -9,7 +9,7 @@ with steps.logged(snakemake.log[0]) as log:
     settings = dict(params.settings)
     if files.get("temperature"):
         candidates = tables.read_rows(files.temperature, tables.TEMPERATURE)
-        settings["a"] = next(row["a"] for row in candidates if row["chosen"])
+        settings["a"] = dissection.chosen_temperature(candidates)
     untrained = files.get("untrained")
     neurons, resampled = dissection.dissect_model(
         snakemake.wildcards.model,
