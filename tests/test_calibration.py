@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from consilience.calibration import ACTIVE_SHARE, adjust, compare_auroc, p_values
+from consilience.calibration import (
+    ACTIVE_SHARE,
+    Moments,
+    _auroc,
+    adjust,
+    beat_untrained,
+    compare_auroc,
+    p_values,
+)
 
 
 def test_p_values_count_the_draws_that_reach_a_value():
@@ -54,13 +62,46 @@ def test_what_cannot_be_told_apart_is_missing():
     scores = np.arange(20.0)[:, None]
     found = compare_auroc(np.zeros((20, 1)), scores, scores)
     assert np.isnan(found["auroc"]).all()
-    # Most are tied at the least: the one above them is to be found.
-    rare = np.zeros((20, 1))
+    # Two are to be found, but all others than one are tied: that one is.
+    scores = np.arange(40.0)[:, None]
+    rare = np.zeros((40, 1))
     rare[5] = 1
     found = compare_auroc(rare, scores, -scores)
-    assert found["auroc"][0] == pytest.approx(5 / 19)
-    assert found["runner_up_auroc"][0] == pytest.approx(14 / 19)
+    assert found["auroc"][0] == pytest.approx(5 / 39)
+    assert found["runner_up_auroc"][0] == pytest.approx(34 / 39)
     assert np.isnan(found["auroc_low"][0])
-    assert np.isnan(
-        compare_auroc(np.zeros((0, 3)), np.zeros((0, 3)), np.zeros((0, 3)))["auroc"]
-    ).all()
+    nothing = np.zeros((0, 3))
+    assert np.isnan(compare_auroc(nothing, nothing, nothing)["auroc"]).all()
+
+
+def test_the_error_of_the_area_is_delongs():
+    """By the definition: the variances of each picture's share of wins, over their numbers."""
+    rng = np.random.default_rng(2)
+    scores = np.round(rng.standard_normal(12), 1)
+    positive = np.arange(12) < 5
+    wins = (scores[positive][:, None] > scores[~positive]) + 0.5 * (
+        scores[positive][:, None] == scores[~positive]
+    )
+    variance = wins.mean(axis=1).var(ddof=1) / 5 + wins.mean(axis=0).var(ddof=1) / 7
+    area, error = _auroc(scores, positive)
+    assert area == pytest.approx(wins.mean())
+    assert error == pytest.approx(np.sqrt(variance))
+
+
+def test_moments_leave_out_what_is_not_defined():
+    found = Moments.of(np.array([[1.0, 5.0, 2.0], [3.0, -np.inf, 2.0]]))
+    np.testing.assert_allclose(found.mean, [2, 5, 2])
+    np.testing.assert_allclose(found.deviation, [1, 0, 0])
+    standard = found.standardize(np.array([4.0, 6.0]), np.array([0, 1]))
+    assert standard.tolist() == [2, np.inf]
+    joined = Moments.join([found, found])
+    np.testing.assert_allclose(joined.mean, [2, 5, 2, 2, 5, 2])
+
+
+def test_an_untrained_network_is_beaten_word_by_word():
+    """A word that untrained neurons fit anyway asks for more than one that they do not."""
+    moments = Moments(np.array([10.0, 0.0]), np.array([2.0, 1.0]))
+    untrained = np.linspace(-1, 3, 101)  # its 95th percentile is 2.8
+    values = np.array([15.5, 15.7, 2.7, 2.9])
+    beats = beat_untrained(values, np.array([0, 0, 1, 1]), moments, untrained)
+    assert beats.tolist() == [False, True, False, True]

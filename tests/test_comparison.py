@@ -8,6 +8,7 @@ import pytest
 from consilience import world
 from consilience.comparison import (
     compare_models,
+    compare_outputs,
     compare_with_classes,
     count_concepts,
     rarefy,
@@ -154,6 +155,28 @@ def test_output_labels_against_class_names():
     assert none["reason"] == "no class name is among the concepts"
     with pytest.raises(ConsilienceError, match="4 neurons, but 3 classes"):
         compare_with_classes(rows, "m", "fc", names[:3], concepts)
+
+
+def test_output_layers_only_are_held_against_class_names():
+    rows = [
+        *neurons(["ball", "box"], layer="fc"),
+        *neurons(["box", "box"], layer="layer4"),
+        *neurons(["ball", "box"], model="published", layer="fc"),
+    ]
+    vectors = [{"key": key, "values": [1.0, 0.0]} for key in ("ball", "box")]
+    table = make_table(vectors, EMBEDDINGS)
+    models = {"m": {"output_layer": "fc", "class_names": ["ball", "box"]}}
+    found = compare_outputs(rows, models, table, table)
+    assert {(row["model_a"], row["layer"]) for row in found} == {("m", "fc")}
+    assert found == compare_with_classes(
+        rows,
+        "m",
+        "fc",
+        ["ball", "box"],
+        ["ball", "box"],
+        np.array([[1.0, 0.0]] * 2),
+        vectors_by_name(table),
+    )
 
 
 def test_candidates_and_embeddings_against_class_names():

@@ -64,6 +64,10 @@ def test_a_sample_keeps_its_pictures_when_others_are_added(monkeypatch):
     assert (np.diff(few) > 0).all()
     # Those of the first half that are still chosen were chosen before.
     assert set(many[many < 500]) <= set(few)
+    # They come from everywhere, and from both halves.
+    assert many[0] < 100
+    assert many[-1] > 900
+    assert 25 < (probes.parts(keys[many]) == 0).sum() < 75
     tested = np.flatnonzero(probes.tests(keys))
     np.testing.assert_array_equal(sample(keys, probes.tests, 1000), tested)
     assert probes.count_labelling(keys) == 1000 - len(tested)

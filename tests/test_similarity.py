@@ -264,3 +264,22 @@ def test_bad_input_is_refused(name):
 def test_bad_settings_are_refused(name, setting, message):
     with pytest.raises(ConsilienceError, match=message):
         SIMILARITIES[name](*features(), **setting)
+
+
+def test_rankings_are_held_against_the_prior_that_they_are_given():
+    activations, cosines = features(2, pictures=80, neurons=30, concepts=150)
+    others, _ = features(3, pictures=80, neurons=20)
+    ranked = {"own": rank_pictures(activations, 20)}
+    ranked |= dict.fromkeys(("foreign", "free"), rank_pictures(others, 20))
+    terms = similarity.soft_wpmi_terms(top_k=20)
+    found = {name: np.empty((len(rows), 150)) for name, rows in ranked.items()}
+    cosines_ = similarity.CosineMatrix(cosines)
+    for block, values in similarity.scan_concepts(cosines_, ranked, terms, {"foreign": "own"}):
+        for name, part in values.items():
+            found[name][:, block] = part
+    for name, of in (("own", activations), ("free", others)):
+        wanted = plain_soft_wpmi(of, cosines, top_k=20)
+        np.testing.assert_allclose(found[name], wanted, atol=1e-5)
+    together = plain_soft_wpmi(np.hstack([activations, others]), cosines, top_k=20, lam=0)
+    prior = np.log(np.exp(together[:30]).mean(axis=0))
+    np.testing.assert_allclose(found["foreign"], together[30:] - prior, atol=1e-5)

@@ -253,6 +253,7 @@ def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(mini
             "export_explain_params": 1,
             "gather_predictions": 1,
         }
+        | AFTER_LIME
         | AFTER_EXPLAINING
     )
     answer = miniature / "results/miniature/check.json"
