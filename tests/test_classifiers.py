@@ -410,3 +410,29 @@ def test_class_names_of_several_models_are_words(tmp_path):
     assert classifiers.collect_class_names(specs) == ("ant", "bee", "tiger shark")
     imagenet = {"name": "c", "architecture": "squeezenet1_0", "preprocessing": "IMAGENET1K_V1"}
     assert "goldfish" in classifiers.collect_class_names([imagenet])
+
+
+def test_an_untrained_network_is_drawn_from_its_seed(pictures, tmp_path):
+    torch.save(build_architecture(SPEC["architecture"], 3).state_dict(), tmp_path / "net.pt")
+    trained = load_classifier(SPEC, tmp_path / "net.pt").probabilities(pictures)
+    one, same, other = (
+        load_classifier(SPEC | {"untrained": seed}).probabilities(pictures) for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 1e-4
+    assert np.abs(one - trained).max() > 1e-4
+
+
+def test_a_function_that_brings_its_weights_forgets_them_too(own):
+    def weights(spec):
+        torch.manual_seed(0)
+        return load_classifier(spec).model.state_dict()
+
+    brought = weights(own)
+    one, same, other = (weights(own | {"untrained": seed}) for seed in (1, 1, 0))
+    drawn = [key for key, value in brought.items() if value.ndim > 1]
+    assert drawn
+    for key in drawn:
+        assert torch.equal(one[key], same[key])
+        assert not torch.equal(one[key], other[key])
+        assert not torch.equal(one[key], brought[key])

@@ -110,6 +110,7 @@ def test_shards_and_chunks_give_what_the_definition_gives_in_memory(
 ):
     monkeypatch.setattr(probe, "CHUNK", 31)
     monkeypatch.setattr(similarity, "_PICTURES", 64)
+    monkeypatch.setattr(similarity, "_BLOCK", 16)
     names, activations, embeddings, vectors = random_features()
     concepts = Concepts([f"w{n}" for n in range(70)], vectors)
     files = write_probe(tmp_path, names, {"l": activations}, embeddings, shards, held_out=0.2)

@@ -119,6 +119,12 @@ def within(model):
     return model
 
 
+def transposed(pair):
+    channels = pair.conv.in_channels, pair.conv.out_channels
+    pair.conv = nn.ConvTranspose2d(*channels, 3, padding=1)
+    return pair
+
+
 def nearly_constant(model):
     """The convolution's outputs are large and hardly vary: their difference is rounding."""
     model.bn.running_var.fill_(1e-12)
@@ -140,6 +146,7 @@ def nearly_constant(model):
         with_alias(Pair(plainly)),
         within(Pair(plainly)),
         nearly_constant(Pair(plainly).requires_grad_(False)),
+        transposed(Pair(plainly)),
     ],
     ids=[
         "used-twice",
@@ -151,6 +158,7 @@ def nearly_constant(model):
         "alias",
         "block",
         "inexact",
+        "transposed",
     ],
 )
 def test_what_cannot_be_folded_exactly_stays(model):

@@ -188,3 +188,16 @@ def test_arrays_that_are_missing_or_broken_are_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ConsilienceError, match=r"1\.npz: not a readable"):
         tables.read_arrays(path)
+
+
+def test_grouped_rows_lie_together_in_their_own_order(tmp_path):
+    rows = [
+        {"picture": picture, "layer": layer, "values": [float(n)]}
+        for n, (picture, layer) in enumerate([("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")])
+    ]
+    path = tmp_path / "grouped.parquet"
+    tables.write_table(rows, path, tables.ACTIVATIONS, group_by="layer")
+    assert tables.read_rows(path, tables.ACTIVATIONS) == [rows[0], rows[2], rows[1], rows[3]]
+    metadata = tables.open_table(path, tables.ACTIVATIONS).metadata
+    found = [metadata.row_group(n).column(1).statistics for n in range(metadata.num_row_groups)]
+    assert [(group.min, group.max) for group in found] == [("x", "x"), ("y", "y")]
