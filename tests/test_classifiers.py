@@ -423,16 +423,21 @@ def test_an_untrained_network_is_drawn_from_its_seed(pictures, tmp_path):
     assert np.abs(one - trained).max() > 1e-4
 
 
-def test_a_function_that_brings_its_weights_forgets_them_too(own):
-    def weights(spec):
-        torch.manual_seed(0)
-        return load_classifier(spec).model.state_dict()
-
-    brought = weights(own)
-    one, same, other = (weights(own | {"untrained": seed}) for seed in (1, 1, 0))
-    drawn = [key for key, value in brought.items() if value.ndim > 1]
-    assert drawn
-    for key in drawn:
-        assert torch.equal(one[key], same[key])
-        assert not torch.equal(one[key], other[key])
-        assert not torch.equal(one[key], brought[key])
+def test_a_function_that_brings_its_weights_forgets_them_too(tmp_path, monkeypatch):
+    (tmp_path / "fixednet.py").write_text(
+        "import torch\n"
+        "def make():\n"
+        "    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3072, 3))\n"
+        "    torch.nn.init.constant_(net[1].weight, 0.5)\n"
+        "    return net\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    spec = SPEC | {"architecture": "fixednet:make"}
+    brought, one, same, other = (
+        load_classifier(spec | seed).model[1].weight
+        for seed in ({}, {"untrained": 1}, {"untrained": 1}, {"untrained": 2})
+    )
+    assert (brought == 0.5).all()
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert (one != 0.5).any()
