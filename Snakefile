@@ -20,6 +20,10 @@ include: "rules/probe.smk"
 include: "rules/dissect.smk"
 include: "rules/explain.smk"
 include: "rules/agree.smk"
+include: "rules/faithfulness.smk"
+include: "rules/sanity.smk"
+include: "rules/truth.smk"
+include: "rules/judge.smk"
 include: "rules/report.smk"
 
 

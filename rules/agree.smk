@@ -4,6 +4,7 @@
 rule compare_explanations:
     input:
         unpack(explanations),
+        predictions=rules.predict.output.predictions,
         views=rules.predict.output.views,
     output:
         agreement=RESULTS / "agree/{model}/agreement-{batch}.parquet",

@@ -70,15 +70,44 @@ class Superpixels:
         return np.bincount(self.segment_map.ravel(), weights=values, minlength=len(self.weights))
 
 
-Explanation = np.ndarray | Superpixels
+@dataclass(frozen=True, eq=False)
+class Heatmap:
+    """A class activation map of one picture.
+
+    Attributes
+    ----------
+    values
+        Float32, shape (height, width), in [0, 1]: rectified and scaled, as the library gives it.
+    layer_map
+        Float32, shape (layer height, layer width), not rectified, in units of the method; None
+        where several layers were averaged, whose units differ.
+    """
+
+    values: np.ndarray
+    layer_map: np.ndarray | None = None
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        """Let the rectified map stand for it where an array is expected."""
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    @cached_property
+    def signed(self) -> np.ndarray | None:
+        """The unrectified map, upsampled as the library upsamples: float32, (height, width)."""
+        if self.layer_map is None:
+            return None
+        import cv2  # here, as other steps do without it
+
+        height, width = self.values.shape
+        return cv2.resize(self.layer_map, (width, height))
+
+
+Explanation = np.ndarray | Heatmap | Superpixels
 
 
 def collect_explanations(
     heatmaps: Iterable[Mapping], limes: Iterable[Mapping]
-) -> dict[str, dict[str, Explanation]]:
-    """Collect the explanations of one model by picture and method.
-
-    Of a picture that is explained for several classes they are those of its first target.
+) -> dict[tuple[str, int], dict[str, Explanation]]:
+    """Collect the explanations of one model by picture, target and method.
 
     Parameters
     ----------
@@ -86,23 +115,47 @@ def collect_explanations(
         Rows of the table ``HEATMAPS``.
     limes
         Rows of the table ``LIME``; their method is called ``lime``.
+
+    Returns
+    -------
+    dict
+        Keys are pairs of the picture's name and the target's index; a picture's targets come in
+        the order of the rows, the likeliest class first.
     """
-    found: dict[str, dict[str, Explanation]] = defaultdict(dict)
+    found: dict[tuple[str, int], dict[str, Explanation]] = defaultdict(dict)
     for row in heatmaps:
-        shape = row["height"], row["width"]
-        heatmap = np.float32(row["heatmap"]).reshape(shape)
-        found[row["picture"]].setdefault(row["method"], heatmap)
+        values = np.float32(row["heatmap"]).reshape(row["height"], row["width"])
+        layer_map = None
+        if ", " not in row["layer"]:
+            size = row["layer_height"], row["layer_width"]
+            layer_map = np.float32(row["layer_map"]).reshape(size)
+        explanation = Heatmap(values, layer_map)
+        found[row["picture"], row["target_index"]][row["method"]] = explanation
     for row in limes:
         segments = np.int32(row["segment_map"]).reshape(row["height"], row["width"])
-        found[row["picture"]].setdefault("lime", Superpixels(segments, row["weights"]))
+        found[row["picture"], row["target_index"]]["lime"] = Superpixels(segments, row["weights"])
     return dict(found)
+
+
+def keep_first(rows: Iterable[Mapping], *keys: str) -> list[Mapping]:
+    """Return of the rows with equal ``keys`` those of the target that comes first.
+
+    With ``top-<n>`` a picture is explained for several classes, the likeliest first.
+    """
+    first: dict[tuple, int] = {}
+    kept = []
+    for row in rows:
+        of = tuple(row[key] for key in keys)
+        if first.setdefault(of, row["target_index"]) == row["target_index"]:
+            kept.append(row)
+    return kept
 
 
 def shape_of(explanation: Explanation) -> tuple[int, ...]:
     """Return height and width of an explanation."""
     if isinstance(explanation, Superpixels):
         return explanation.segment_map.shape
-    return np.shape(explanation)
+    return np.shape(explanation.values if isinstance(explanation, Heatmap) else explanation)
 
 
 def require_varying(values: np.ndarray, what: str = "map") -> np.ndarray:

@@ -91,7 +91,7 @@ def view_pictures(classifier: Classifier, pictures: Sequence[Mapping]) -> Iterat
         except ConsilienceError as error:
             raise ConsilienceError(f"{row['name']}: {error}") from None
         masks = {}
-        for name in ("mask_visible", "mask_whole"):
+        for name in ("mask_visible", "mask_whole", "distractor_map"):
             if row[name] is not None:
                 mask = decode_mask(row[name], picture.size, row["name"])
                 masks[name] = encode_png(classifier.transform.fit_mask(mask))

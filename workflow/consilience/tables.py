@@ -66,6 +66,8 @@ PICTURES = _schema(
     distractor_map=_optional(pa.binary()),
     # Class of distractor 1, 2, …
     distractors=_optional(pa.list_(_text)),
+    # How many of the candidates it was drawn from it stands for; null where none was drawn.
+    weight=_optional(_real),
 )
 """One row a picture: a study's pictures, or the probe set."""
 
@@ -214,6 +216,8 @@ VIEWS = _schema(
     # PNG, mode L, in the same geometry, 255 inside; null where no mask is known.
     mask_visible=_optional(pa.binary()),
     mask_whole=_optional(pa.binary()),
+    # PNG, mode L, likewise: the index (from 1) of the distractor seen there, else 0.
+    distractor_map=_optional(pa.binary()),
     # Left, top, right, bottom of the view in pixels of the original picture.
     box=pa.list_(_real),
 )
@@ -289,30 +293,38 @@ LIME_STABILITY = _schema(
 )
 """Long form. How far LIME agrees with itself, a row a model, picture, target and measure."""
 
+LIME_REPEATS = _schema(
+    model=_text,
+    picture=_text,
+    target_index=_index,
+    target_class=_text,
+    # 1, 2, …; the explanation itself is in the table ``LIME``.
+    run=_index,
+    perturbation_seed=_index,
+    # On the superpixels of the explanation itself.
+    weights=pa.list_(_real),
+    r2=_real,
+)
+"""One row a model, picture, target and repeat of LIME with other seeds of the perturbations."""
+
 AGREEMENT = _schema(
     model=_text,
     picture=_text,
+    target_index=_index,
+    target_class=_text,
     method_a=_text,
     method_b=_text,
+    # Null: the two explanations themselves. Else what the row is to be read against: a floor, the
+    # mean agreement of each of the two with what stands in for the other (random-smooth,
+    # other-picture, centre, edges); or the ceiling that the methods' own reliabilities set.
+    control=_optional(_text),
     metric=_text,
     value=_optional(_real),
-    # What unrelated explanations score.
+    # What unrelated explanations score by the measure's definition alone.
     chance=_optional(_real),
     reason=_optional(_text),
 )
-"""Long form. Each two explanations of one picture; a missing value has its reason."""
-
-LOCALIZATION = _schema(
-    model=_text,
-    picture=_text,
-    method=_text,
-    metric=_text,
-    value=_optional(_real),
-    # What a map without regard to the mask scores.
-    chance=_optional(_real),
-    reason=_optional(_text),
-)
-"""Long form. Each explanation against the exact mask; a missing value has its reason."""
+"""Long form. Each two explanations of one picture and target; a missing value has its reason."""
 
 AGREEMENT_SUMMARY = _schema(
     model=_text,
@@ -334,15 +346,54 @@ AGREEMENT_SUMMARY = _schema(
     high=_optional(_real),
     # Mean of the chance values of the n pictures.
     chance=_optional(_real),
+    # Mean of each floor over the pictures where it is defined, and the highest of them by name.
+    random_smooth=_optional(_real),
+    other_picture=_optional(_real),
+    centre=_optional(_real),
+    edges=_optional(_real),
+    floor=_optional(_text),
+    # Mean of the ceiling.
+    ceiling=_optional(_real),
+    # (mean - highest floor) / (ceiling - highest floor), of the pictures where all are defined, with
+    # the interval of the same resamples; null where the ceiling is not above the floor.
+    relative=_optional(_real),
+    relative_low=_optional(_real),
+    relative_high=_optional(_real),
+    # Why there is no relative value.
+    reason=_optional(_text),
 )
-"""One row a model, pair of methods, metric and clutter level."""
+"""One row a model, pair of methods, metric and clutter level, of each picture's first target."""
+
+LOCALIZATION = _schema(
+    model=_text,
+    picture=_text,
+    target_index=_index,
+    target_class=_text,
+    method=_text,
+    # What the mask is of: object; distractor, which a wrong prediction names; or scene, all that
+    # neither the object nor a distractor covers.
+    truth=_text,
+    metric=_text,
+    value=_optional(_real),
+    # What a map without regard to the mask scores.
+    chance=_optional(_real),
+    # The mask's share of the area.
+    area=_optional(_real),
+    # Whether what the mask is of was shown to matter to the target's logit; null where not asked.
+    matters=_optional(pa.bool_()),
+    reason=_optional(_text),
+)
+"""Long form. Each explanation against the exact mask; a missing value has its reason."""
 
 LOCALIZATION_SUMMARY = _schema(
     model=_text,
     method=_text,
+    truth=_text,
     metric=_text,
     # Of the pictures; null for photographs, whose clutter is not known.
     clutter=_optional(_index),
+    # Whether only pictures count whose object was shown to matter.
+    causal=pa.bool_(),
     # Pictures with a value, and pictures whose value is undefined.
     n=_index,
     missing=_index,
@@ -355,7 +406,164 @@ LOCALIZATION_SUMMARY = _schema(
     # Mean of the chance values of the n pictures.
     chance=_optional(_real),
 )
-"""One row a model, method, metric and clutter level."""
+"""One row a model, method, truth, metric and clutter level, of each picture's first target."""
+
+EFFECTS = _schema(
+    model=_text,
+    picture=_text,
+    target_index=_index,
+    target_class=_text,
+    # What was changed in the picture: without-object, other-scene, without-distractor.
+    change=_text,
+    # The target's logit and probability before and after.
+    logit=_real,
+    changed_logit=_real,
+    probability=_real,
+    changed_probability=_real,
+    # Class that is predicted after the change.
+    changed_class=_text,
+)
+"""One row a model, picture, target and change: what the picture's parts do to the logit."""
+
+FAITHFULNESS = _schema(
+    model=_text,
+    picture=_text,
+    target_index=_index,
+    target_class=_text,
+    method=_text,
+    # deletion, insertion, road, average-drop, increase.
+    metric=_text,
+    # What replaces a pixel: mean, blur; linear (ROAD's imputation); black (average drop).
+    fill=_text,
+    # The score, and the mean score of random orders at the method's own resolution.
+    value=_optional(_real),
+    random=_optional(_real),
+    # How much better than random, the sign such that higher is more faithful.
+    difference=_optional(_real),
+    # The target's probability after each step, from none to all; none where there is one number.
+    curve=pa.list_(_single),
+    random_curve=pa.list_(_single),
+    reason=_optional(_text),
+)
+"""Long form. How much each explanation's order of pixels moves the model, beside a random order."""
+
+FAITHFULNESS_SUMMARY = _schema(
+    model=_text,
+    method=_text,
+    metric=_text,
+    fill=_text,
+    clutter=_optional(_index),
+    n=_index,
+    missing=_index,
+    # Of the n paired differences from a random order; null where n is 0.
+    mean=_optional(_real),
+    median=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    # Means of the score itself and of the random order's.
+    value=_optional(_real),
+    random=_optional(_real),
+)
+"""One row a model, method, metric, fill and clutter level, of each picture's first target."""
+
+SANITY = _schema(
+    model=_text,
+    picture=_text,
+    target_index=_index,
+    target_class=_text,
+    method=_text,
+    # cascade: weights randomised from the top down to a stage; class: another class explained.
+    test=_text,
+    # Place in the cascade (from 0: nothing randomised), and the lowest module that is random; for
+    # the test of the class 0 and the other class's name.
+    step=_index,
+    stage=_text,
+    # Spearman's rank correlation over pixels with the explanation itself.
+    value=_optional(_real),
+    # The same of random maps smooth at the method's own resolution.
+    floor=_optional(_real),
+    reason=_optional(_text),
+)
+"""Long form. Explanations under randomised weights (Adebayo et al. 2018), and of another class."""
+
+SANITY_SUMMARY = _schema(
+    model=_text,
+    method=_text,
+    test=_text,
+    step=_index,
+    stage=_text,
+    n=_index,
+    missing=_index,
+    mean=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    floor=_optional(_real),
+    # Whether the explanation follows what was changed: of the cascade's last stage, whether it is
+    # as unlike as random maps are; of the class, whether it differs at all. Null elsewhere, and
+    # where too few values are there to tell.
+    passed=_optional(pa.bool_()),
+    reason=_optional(_text),
+)
+"""One row a model, method, test and stage, over pictures."""
+
+QUESTIONS = _schema(
+    question=_text,
+    # primary: fixed beforehand, in the family that Holm's correction is over; or exploratory.
+    role=_text,
+    model=_text,
+    # What is estimated, in words; its estimate and interval, and how the interval was made.
+    estimand=_text,
+    estimate=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    interval=_text,
+    # Independent units (base pictures) and values.
+    bases=_index,
+    values=_index,
+    # Of primaries only: the test's name, its p-value, and that adjusted by Holm.
+    test=_optional(_text),
+    p_value=_optional(_real),
+    p_holm=_optional(_real),
+    # The smallest effect that would have been found with power 0.8 at level 0.05.
+    detectable=_optional(_real),
+    reason=_optional(_text),
+)
+"""One row a question and model: the statistics of the study."""
+
+CORRECTNESS = _schema(
+    model=_text,
+    # prediction (the class is right) or localization (IoU with the mask of 0.5 or more).
+    correct=_text,
+    # What predicts it: top-probability, agreement, or both together.
+    predictor=_text,
+    # all; within-clutter, within-area: pairs of one stratum only.
+    stratum=_text,
+    right=_index,
+    wrong=_index,
+    auroc=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    reason=_optional(_text),
+)
+"""One row a model, kind of correctness, predictor and stratum."""
+
+CLAIMS = _schema(
+    claim=_text,
+    # What the claim says; the number it is judged by; the smallest effect that would matter; the
+    # rule, in words.
+    says=_text,
+    estimand=_text,
+    smallest_effect=_optional(_real),
+    rule=_text,
+    estimate=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    bases=_optional(_index),
+    # supported, contradicted, inconclusive, not testable here.
+    verdict=_text,
+    reason=_optional(_text),
+)
+"""One row a claim of the original study."""
 
 
 def _differences(found: pa.Schema, expected: pa.Schema) -> list[str]:

@@ -1,0 +1,1 @@
+# Fourth act: How faithful the explanations are to the model.

@@ -1,0 +1,1 @@
+# Fourth act: Whether explanations follow the weights and the class.

@@ -1,0 +1,1 @@
+# Fourth act: How right the explanations are where the truth is known.
