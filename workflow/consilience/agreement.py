@@ -52,6 +52,9 @@ FLOORS = ("random-smooth", "other-picture", "centre", "edges")
 CEILING = "ceiling"
 """The control that the explanations' own reliabilities set."""
 
+# A ceiling by so little above the floor is not above it: the last digits of a mean.
+_EQUAL = 1e-12
+
 PIXELS, SUPERPIXELS, SIGNED = "pixels", "superpixels", "signed superpixels"
 
 
@@ -799,14 +802,14 @@ def _relate(
     if not names:
         return row | {"reason": f"no picture has a value, the floor {floor} and a ceiling"}
     agreed, low, high = sign * np.array([[part[name] for name in names] for part in of])
-    if high.mean() <= low.mean():
+    if high.mean() - low.mean() <= _EQUAL:
         return row | {"reason": f"the ceiling is not above the floor {floor}"}
     row["relative"] = float((agreed.mean() - low.mean()) / (high.mean() - low.mean()))
     if len(names) < 2:
         return row
     draws = draw_resamples(len(names), resamples, seed)
     agreed, low, high = (part[draws].mean(axis=1) for part in (agreed, low, high))
-    if below := int((high <= low).sum()):
+    if below := int((high - low <= _EQUAL).sum()):
         return row | {
             "reason": f"no interval: in {below} of {resamples} resamples the ceiling is not above "
             f"the floor {floor}"

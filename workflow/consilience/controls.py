@@ -100,12 +100,16 @@ def order_noise(
     UndefinedError
         If the grid is a single place.
     """
-    if grid == (1, 1):
-        raise UndefinedError("a layer of one place has no order")
+    _require_places(grid)
     noise = cv2.resize(rng.standard_normal(grid, dtype=np.float32), shape[::-1]).ravel()
     low, high = noise.min(), noise.max()
     # Whole numbers of 16 bits are sorted ten times as fast.
     return np.argsort(np.uint16((noise - low) / (high - low) * 65535), kind="stable")
+
+
+def _require_places(grid: tuple[int, int]) -> None:
+    if grid == (1, 1):
+        raise UndefinedError("a layer of one place has no order")
 
 
 @lru_cache(maxsize=8)
@@ -384,6 +388,7 @@ class _StandIns:
         return [self._once(self._coarse_edges, layer_grid(explanation))]
 
     def _coarse_edges(self, grid: tuple[int, int]) -> np.ndarray:
+        _require_places(grid)  # upsampled, one value is several to the last digit
         coarse = average_over(self._once(self._sobel), grid)
         return cv2.resize(np.float32(coarse), self._shape()[::-1])
 
