@@ -156,7 +156,10 @@ def test_the_other_floors_are_the_mean_over_their_stand_ins():
     upsampled = cv2.resize(np.float32(coarse), (SIDE, SIDE))
     by_superpixel = np.array([edges[index == SEGMENTS].mean() for index in range(24)])
     places = (np.arange(SIDE) + 0.5 - SIDE / 2) / (SIDE / 4)
-    gaussian = np.exp(-(places[:, None] ** 2 + places**2) / 2)
+    gaussian = make_centre(SIDE, SIDE)
+    np.testing.assert_allclose(gaussian, np.exp(-(places[:, None] ** 2 + places**2) / 2))
+    np.testing.assert_array_equal(gaussian, gaussian[::-1])
+    np.testing.assert_array_equal(gaussian, gaussian.T)
     stand_ins = {
         "other-picture": {name: [make_maps(n)[name] for n in (0, 2, 3)] for name in maps},
         "centre": {name: [gaussian] for name in maps},
@@ -437,7 +440,7 @@ def test_fewer_than_two_explanations_make_no_rows():
 def test_bad_input():
     with pytest.raises(ConsilienceError, match="'p0' is explained but is not among"):
         Batch({("p0", 0): make_maps(0)}, [{"name": "q", "base": None}])
-    with pytest.raises(ConsilienceError, match="agreement.draws: 0"):
+    with pytest.raises(ConsilienceError, match="draws: 0; a floor"):
         make_batch(1, {"draws": 0})
     with pytest.raises(ConsilienceError, match="'rho' is not known"):
         make_batch(1, {"metrics": ["rho"]})

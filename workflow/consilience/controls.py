@@ -115,8 +115,9 @@ def _require_places(grid: tuple[int, int]) -> None:
 @lru_cache(maxsize=8)
 def make_centre(height: int, width: int) -> np.ndarray:
     """Return a centred Gaussian of a quarter of each side: float64, at most 1."""
-    y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in (height, width))
-    return np.exp(-8 * (y[:, None] ** 2 + x**2))
+    # From -1 to 1, the same on either side to the last digit: ties shall be ties.
+    y, x = ((2 * np.arange(side) + 1 - side) / side for side in (height, width))
+    return np.exp(-2 * (y[:, None] ** 2 + x**2))
 
 
 def find_edges(view: np.ndarray) -> np.ndarray:
