@@ -1,27 +1,29 @@
-# Fourth act: how far the explanations agree, and how right they are where the truth is known.
+# Fourth act: how far the explanations agree, between floors and a ceiling.
 
 
 rule compare_explanations:
     input:
         unpack(explanations),
+        repeats=lime_repeats,
         predictions=rules.predict.output.predictions,
         views=rules.predict.output.views,
+        pictures=RESULTS / "pictures/{batch}.parquet",
     output:
-        agreement=RESULTS / "agree/{model}/agreement-{batch}.parquet",
-        localization=RESULTS / "agree/{model}/localization-{batch}.parquet",
+        RESULTS / "agree/{model}/agreement-{batch}.parquet",
     log:
         LOGS / "compare_explanations-{model}-{batch}.log",
     benchmark:
         TIMES / "compare_explanations-{model}-{batch}.tsv"
     conda:
-        "../envs/base.yaml"
+        "../envs/explain.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=4000,
+        runtime=60,
     params:
         code=code("compare_explanations.py"),
-        top_fraction=STUDY["agreement"]["top_fraction"],
+        settings=agreement_settings(),
+        seed=SEED,
     message:
         "Compare the explanations of batch {wildcards.batch} of {wildcards.model}"
     script:
@@ -79,20 +81,17 @@ rule gather_accuracy:
         "../workflow/scripts/gather_tables.py"
 
 
-rule summarise:
+rule summarise_agreement:
     input:
         agreement=scattered("agreement"),
-        localization=scattered("localization"),
         pictures=expand(RESULTS / "pictures/{batch}.parquet", batch=BATCHES),
     output:
         agreement=RESULTS / "tables/agreement.parquet",
-        localization=RESULTS / "tables/localization.parquet",
-        agreement_summary=RESULTS / "tables/agreement_summary.parquet",
-        localization_summary=RESULTS / "tables/localization_summary.parquet",
+        summary=RESULTS / "tables/agreement_summary.parquet",
     log:
-        LOGS / "summarise.log",
+        LOGS / "summarise_agreement.log",
     benchmark:
-        TIMES / "summarise.tsv"
+        TIMES / "summarise_agreement.tsv"
     conda:
         "../envs/base.yaml"
     threads: 1
@@ -100,10 +99,10 @@ rule summarise:
         mem_mb=2000,
         runtime=20,
     params:
-        code=code("summarise.py"),
+        code=code("summarise_agreement.py"),
         bootstrap=STUDY["agreement"]["bootstrap"],
         seed=SEED,
     message:
-        "Summarise agreement and localisation over the pictures"
+        "Summarise agreement over the pictures"
     script:
-        "../workflow/scripts/summarise.py"
+        "../workflow/scripts/summarise_agreement.py"

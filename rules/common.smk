@@ -283,6 +283,25 @@ def explanations(wildcards):
     return {"cams": cams, "lime": lime}
 
 
+def lime_repeats(wildcards):
+    """What LIME with other seeds said of one batch of one model, where it was repeated."""
+    if not (ACTS["lime"] and STUDY["lime"]["repeats"]):
+        return []
+    folder = RESULTS / "explain" / wildcards.model
+    return [folder / f"lime_repeats-{wildcards.batch}.parquet"]
+
+
+def agreement_settings():
+    """What agreement and its controls depend on, of the measures that are taken only."""
+    settings = STUDY["agreement"]
+    used = {"metrics", "draws"}
+    if "iou" in settings["metrics"]:
+        used.add("top_fraction")
+    if any(name.endswith("-agreement") for name in settings["metrics"]):
+        used.add("k")
+    return ordered({key: settings[key] for key in used})
+
+
 def report_parts(wildcards):
     """Everything the page shows, by name; what the study does not have is not there."""
     parts = {path.stem: path for path in final_tables()}

@@ -133,7 +133,8 @@ rule repeat_lime:
         lime=rules.explain_lime.output,
         given=given_params(),
     output:
-        RESULTS / "explain/{model}/lime_stability-{batch}.parquet",
+        stability=RESULTS / "explain/{model}/lime_stability-{batch}.parquet",
+        repeats=RESULTS / "explain/{model}/lime_repeats-{batch}.parquet",
     log:
         LOGS / "repeat_lime-{model}-{batch}.log",
     benchmark:

@@ -13,8 +13,10 @@ from consilience.measures import (
     UndefinedError,
     bootstrap_mean,
     collect_explanations,
+    keep_first,
     pixel_values,
     rank_values,
+    shape_of,
     soft_iou,
     summarise_rows,
     top_region,
@@ -175,15 +177,61 @@ def test_summary_of_nothing():
 def test_explanations_are_collected_by_picture_and_method():
     heatmap = {
         "picture": "a",
+        "target_index": 7,
         "method": "grad-cam",
+        "layer": "layer4",
+        "layer_height": 1,
+        "layer_width": 2,
+        "layer_map": [-2, 3],
         "height": 1,
-        "width": 3,
-        "heatmap": [0, 0.5, 1],
+        "width": 4,
+        "heatmap": [0, 0, 0.5, 1],
     }
-    lime = {"picture": "a", "height": 1, "width": 3, "segment_map": [0, 1, 1], "weights": [0.5, -1]}
-    # Of several targets the first counts.
-    second = heatmap | {"heatmap": [1, 1, 0]}
-    found = collect_explanations([heatmap, second], [lime, lime | {"segment_map": [0, 0, 1]}])
-    assert list(found) == ["a"]
-    np.testing.assert_array_equal(found["a"]["grad-cam"], [[0, 0.5, 1]])
-    np.testing.assert_array_equal(found["a"]["lime"].sum_over(np.ones(3)), [1, 2])
+    lime = {"picture": "a", "target_index": 7, "height": 1, "width": 4}
+    lime |= {"segment_map": [0, 1, 1, 1], "weights": [0.5, -1]}
+    second = {"target_index": 2}
+    found = collect_explanations(
+        [heatmap, heatmap | second | {"heatmap": [1, 1, 0, 0], "layer": "layer3, layer4"}],
+        [lime, lime | second | {"segment_map": [0, 0, 0, 1]}],
+    )
+    assert list(found) == [("a", 7), ("a", 2)]
+    assert [list(maps) for maps in found.values()] == [["grad-cam", "lime"]] * 2
+    cam = found["a", 7]["grad-cam"]
+    np.testing.assert_array_equal(cam, [[0, 0, 0.5, 1]])
+    assert np.asarray(cam).dtype == np.float32
+    # The layer's map, upsampled as OpenCV does it: the middles of cells are the layer's values.
+    np.testing.assert_allclose(cam.signed, [[-2, -0.75, 1.75, 3]])
+    np.testing.assert_array_equal(found["a", 7]["lime"].sum_over(np.ones(4)), [1, 3])
+    np.testing.assert_array_equal(found["a", 2]["lime"].sum_over(np.ones(4)), [3, 1])
+    # Several layers, whose units differ, have no map that is not rectified.
+    assert found["a", 2]["grad-cam"].layer_map is None
+    assert found["a", 2]["grad-cam"].signed is None
+    assert shape_of(found["a", 2]["grad-cam"]) == (1, 4)
+
+
+def test_the_target_that_comes_first_is_kept_by_picture():
+    rows = [
+        {"model": model, "picture": picture, "target_index": target, "value": value}
+        for model, picture, target, value in [
+            ("m", "a", 5, 0),
+            ("m", "a", 5, 1),
+            ("m", "a", 2, 2),
+            ("m", "b", 2, 3),
+            ("n", "a", 2, 4),
+            ("n", "a", 5, 5),
+        ]
+    ]
+    kept = keep_first(rows, "model", "picture")
+    assert [row["value"] for row in kept] == [0, 1, 3, 4]
+    assert [row["value"] for row in keep_first(rows, "picture")] == [0, 1, 3, 5]
+
+
+def test_superpixels_take_other_weights():
+    lime = Superpixels(np.array([[0, 0, 1]]), [0.5, -0.5])
+    other = lime.reweigh([1, 2])
+    np.testing.assert_array_equal(pixel_values(other), [0.5, 0.5, 2])
+    np.testing.assert_array_equal(lime.weights, [0.5, -0.5])
+    assert other.segment_map is lime.segment_map
+    for weights in ([1], [1, 2, 3], [[1, 2]]):
+        with pytest.raises(ConsilienceError, match="do not fit 2 superpixels"):
+            lime.reweigh(weights)

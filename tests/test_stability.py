@@ -56,7 +56,8 @@ def repeat(settings, repeats=3, targets=(1,), flat=False):
     params = explain_params.resolve_params(settings, ["p"])
     limes = list(lime_image.explain_views(classifier, views, predictions, params))
     classifier.asked = 0
-    rows = list(stability.repeat_lime(classifier, views, limes, params, repeats, 0.2))
+    ((rows, runs),) = stability.repeat_lime(classifier, views, limes, params, repeats, 0.2)
+    classifier.runs = runs
     return classifier, view, params["p"], limes, rows
 
 
@@ -71,6 +72,16 @@ def test_values_are_those_of_each_two_runs():
         changed = params | {"random_state": seed}
         (row,) = lime_image.explain_lime(classifier, view, [1], changed, segment_map)
         runs.append(row["weights"])
+    # The table of the runs holds them, and says with which seed each was made.
+    table = tables.make_table(classifier.runs, tables.LIME_REPEATS).to_pylist()
+    assert [(row["run"], row["perturbation_seed"]) for row in table] == [
+        (1, seeds[0]),
+        (2, seeds[1]),
+        (3, seeds[2]),
+    ]
+    for row, weights in zip(table, runs[1:], strict=True):
+        np.testing.assert_array_equal(row["weights"], weights)
+        assert row["target_class"] == "b"
     pairs = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     expected = [kendalltau(runs[a], runs[b]).statistic for a, b in pairs]
     assert rows[0]["values"] == pytest.approx(expected)
@@ -117,6 +128,9 @@ def test_targets_share_the_runs():
     assert classifier.asked == asked == 2 * 3 * 30
     assert [row["target_index"] for row in rows] == [0, 0, 0, 2, 2, 2]
     assert rows[3:] == alone
+    runs = [(row["target_index"], row["run"]) for row in classifier.runs]
+    assert runs == [(0, 1), (0, 2), (0, 3), (2, 1), (2, 2), (2, 3)]
+    assert not np.array_equal(classifier.runs[0]["weights"], classifier.runs[3]["weights"])
 
 
 def test_runs_that_order_nothing_have_a_reason():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,6 +69,23 @@ class Superpixels:
     def sum_over(self, values: np.ndarray) -> np.ndarray:
         """Sum a vector over pixels within each superpixel, shape (segments,)."""
         return np.bincount(self.segment_map.ravel(), weights=values, minlength=len(self.weights))
+
+    def reweigh(self, weights: np.ndarray) -> Superpixels:
+        """Return the same superpixels with other weights, shape (segments,), float.
+
+        Raises
+        ------
+        ConsilienceError
+            If there are more or fewer weights than superpixels.
+        """
+        weights = np.asarray(weights, dtype=np.float64)
+        if weights.shape != self.weights.shape:
+            raise ConsilienceError(
+                f"{weights.size} weights do not fit {self.weights.size} superpixels; give one each"
+            )
+        other = copy(self)  # with the areas, where they are known
+        object.__setattr__(other, "weights", weights)
+        return other
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,8 +212,13 @@ def pixel_values(explanation: Explanation) -> np.ndarray:
 
 def rank_values(values: np.ndarray) -> np.ndarray:
     """Return ranks from 1, ties sharing their mean, as ``scipy.stats.rankdata`` does."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[place]
+    order = np.argsort(values)
+    ordered = values[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    ends = np.r_[starts[1:], len(values)]
+    ranks = np.empty(len(values))
+    ranks[order] = np.repeat((starts + 1 + ends) / 2, ends - starts)
+    return ranks
 
 
 def top_region(values: np.ndarray, size: float) -> np.ndarray:
@@ -229,7 +252,8 @@ def soft_iou(a: np.ndarray, b: np.ndarray) -> float:
 
     The Jaccard index where memberships are 0 or 1 (Ružička's similarity in general).
     """
-    return float(np.minimum(a, b).sum() / np.maximum(a, b).sum())
+    shared = np.minimum(a, b).sum()
+    return float(shared / (a.sum() + b.sum() - shared))
 
 
 def bootstrap_mean(
@@ -242,8 +266,18 @@ def bootstrap_mean(
     values = np.asarray(values, dtype=np.float64)
     if len(values) < 2:
         return None, None
-    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
-    low, high = np.quantile(values[draws].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
+    means = values[draw_resamples(len(values), resamples, seed)].mean(axis=1)
+    return percentile_interval(means, level)
+
+
+def draw_resamples(size: int, resamples: int, seed: int) -> np.ndarray:
+    """Return which of ``size`` things each resample holds: integers, shape (resamples, size)."""
+    return np.random.default_rng(seed).integers(size, size=(resamples, size))
+
+
+def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Return the bounds between which the middle ``level`` of the values lies."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

@@ -49,7 +49,7 @@ def repeat_lime(
     params: Mapping[str, Mapping],
     repeats: int,
     top_fraction: float,
-) -> Iterator[dict]:
+) -> Iterator[tuple[list[dict], list[dict]]]:
     """Explain each picture again with other seeds, and measure how far the runs agree.
 
     Parameters
@@ -70,8 +70,9 @@ def repeat_lime(
 
     Yields
     ------
-    dict
-        Rows of ``LIME_STABILITY``.
+    tuple of list of dict
+        A picture's rows of ``LIME_STABILITY``, and its rows of ``LIME_REPEATS``: what the runs
+        with other perturbations on the same superpixels gave.
     """
     rows = defaultdict(list)
     for row in limes:
@@ -93,7 +94,10 @@ def repeat_lime(
             explain_lime(classifier, pixels, targets, chosen | {"random_state": seed}, cut)
             for seed, cut in zip(others, maps, strict=not reason)
         ]
+        of_picture = ("model", "picture", "target_index", "target_class")
+        measured, repeated = [], []
         for number, row in enumerate(own):
+            whose = {key: row[key] for key in of_picture}
             again = [row, *(run[number] for run in same)]
             anew = [row, *(run[number] for run in fresh)]
             found = [
@@ -106,10 +110,13 @@ def repeat_lime(
                     _chance(top_fraction),
                 ),
             ]
-            of_picture = ("model", "picture", "target_index", "target_class")
             for varied, measure, values, chance in found:
                 about = {"varied": varied, "measure": measure, "repeats": repeats}
-                yield ({key: row[key] for key in of_picture} | about | _summarise(values, chance))
+                measured.append(whose | about | _summarise(values, chance))
+            for run, other in enumerate(again[1:], start=1):
+                kept = {key: other[key] for key in ("perturbation_seed", "weights", "r2")}
+                repeated.append(whose | {"run": run} | kept)
+        yield measured, repeated
 
 
 def _cut_anew(

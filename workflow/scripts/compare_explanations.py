@@ -1,25 +1,26 @@
-"""Compare each picture's explanations with one another, and with the mask where it is known."""
+"""Compare each picture's explanations with one another, beside floors and a ceiling."""
 
-from consilience import agreement, images, localization, measures, steps, tables
+from collections import defaultdict
+
+from consilience import controls, images, measures, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
+    source, params = snakemake.input, snakemake.params
     explanations = measures.collect_explanations(
-        tables.read_rows(snakemake.input.cams, tables.HEATMAPS),
-        tables.read_rows(snakemake.input.lime, tables.LIME),
+        tables.read_rows(source.cams, tables.HEATMAPS),
+        tables.read_rows(source.lime, tables.LIME),
     )
-    views = {row["picture"]: row for row in tables.read_rows(snakemake.input.views, tables.VIEWS)}
-    settings = {"top_fraction": snakemake.params.top_fraction}
-    agreed, located = [], []
-    for row in tables.read_rows(snakemake.input.predictions, tables.PREDICTIONS):
+    repeats = defaultdict(list)
+    for row in tables.read_rows(source.repeats, tables.LIME_REPEATS):
+        repeats[row["picture"], row["target_index"]].append(row["weights"])
+    views = {row["picture"]: row["view"] for row in tables.read_rows(source.views, tables.VIEWS)}
+    pictures = tables.read_rows(source.pictures, tables.PICTURES)
+    batch = controls.Batch(explanations, pictures, params.settings, params.seed)
+    rows = []
+    for row in tables.read_rows(source.predictions, tables.PREDICTIONS):
         about = {key: row[key] for key in ("model", "picture", "target_index", "target_class")}
-        maps = explanations[row["picture"], row["target_index"]]
-        agreed += [about | found for found in agreement.compare_explanations(maps, settings)]
-        if (data := views[row["picture"]]["mask_visible"]) is not None:
-            mask = images.decode_png(data)
-            for method in sorted(maps):
-                scores = localization.score_localization(maps[method], mask)
-                located += [
-                    about | {"method": method, "truth": "object"} | score for score in scores
-                ]
-    tables.write_table(agreed, snakemake.output.agreement, tables.AGREEMENT)
-    tables.write_table(located, snakemake.output.localization, tables.LOCALIZATION)
+        key = row["picture"], row["target_index"]
+        view = images.decode_png(views[row["picture"]])
+        rows += [about | found for found in batch.compare(*key, view, repeats[key])]
+        log(f"{row['picture']}, {row['target_class']}")
+    tables.write_table(rows, snakemake.output[0], tables.AGREEMENT)

@@ -10,11 +10,14 @@ with steps.logged(snakemake.log[0]) as log:
     limes = tables.read_rows(snakemake.input.lime, tables.LIME)
     names = [view["picture"] for view in views]
     by_picture = explain_params.resolve_params(params.settings, names, given or None)
-    rows = []
-    for row in stability.repeat_lime(
+    rows, repeats = [], []
+    for measured, repeated in stability.repeat_lime(
         classifier, views, limes, by_picture, params.repeats, params.top_fraction
     ):
-        said = row.get("reason") or row["mean"]
-        log(f"{row['picture']}, {row['varied']}, {row['measure']}: {said}")
-        rows.append(row)
-    tables.write_table(rows, snakemake.output[0], tables.LIME_STABILITY)
+        for row in measured:
+            said = row.get("reason") or row["mean"]
+            log(f"{row['picture']}, {row['varied']}, {row['measure']}: {said}")
+        rows += measured
+        repeats += repeated
+    tables.write_table(rows, snakemake.output.stability, tables.LIME_STABILITY)
+    tables.write_table(repeats, snakemake.output.repeats, tables.LIME_REPEATS)
