@@ -8,7 +8,6 @@ rule compare_explanations:
         views=rules.predict.output.views,
     output:
         agreement=RESULTS / "agree/{model}/agreement-{batch}.parquet",
-        localization=RESULTS / "agree/{model}/localization-{batch}.parquet",
     log:
         LOGS / "compare_explanations-{model}-{batch}.log",
     benchmark:
@@ -86,9 +85,7 @@ rule summarise:
         pictures=expand(RESULTS / "pictures/{batch}.parquet", batch=BATCHES),
     output:
         agreement=RESULTS / "tables/agreement.parquet",
-        localization=RESULTS / "tables/localization.parquet",
         agreement_summary=RESULTS / "tables/agreement_summary.parquet",
-        localization_summary=RESULTS / "tables/localization_summary.parquet",
     log:
         LOGS / "summarise.log",
     benchmark:
