@@ -122,3 +122,63 @@ def test_an_empty_folder_and_a_name_in_two_folders_are_errors(photographs, tmp_p
         index.write_index([source(tmp_path / "empty")], 1, tmp_path / "index")
     with pytest.raises(ConsilienceError, match=r"'a.jpg' is also in another folder"):
         index.write_index([source(photographs), source(photographs)], 1, tmp_path / "index")
+
+
+@pytest.fixture
+def masks(tmp_path):
+    folder = tmp_path / "masks"
+    for name in ("a.png", "inner/c.PNG"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"mask of " + name.encode())
+    return folder
+
+
+def test_masks_reach_their_pictures_with_path_and_hash(photographs, masks, tmp_path):
+    before = index.write_index([source(photographs, masks=None)], 8, tmp_path / "index")
+    before = states(before)
+    lists = index.write_index([source(photographs, masks=str(masks))], 8, tmp_path / "index")
+    entries = {entry["name"]: entry for path in lists for entry in index.read_index(path)}
+    assert entries["a.jpg"]["mask"] == {
+        "path": str(masks / "a.png"),
+        "sha256": index.hash_bytes(b"mask of a.png"),
+    }
+    assert entries["inner/c.jpg"]["mask"]["path"] == str(masks / "inner/c.PNG")
+    assert "mask" not in entries["b.PNG"]
+    # Batches without a mask are what they were.
+    different = [batch for batch in range(8) if before[batch] != states(lists)[batch]]
+    assert set(different) == {index.batch_of(name, 8) for name in ("a.jpg", "inner/c.jpg")}
+
+
+def test_a_changed_mask_changes_its_batch_only(photographs, masks, tmp_path):
+    sources = [source(photographs, masks=str(masks))]
+    before = states(index.write_index(sources, 8, tmp_path / "index"))
+    assert states(index.write_index(sources, 8, tmp_path / "index")) == before
+    (masks / "a.png").write_bytes(b"another mask")
+    after = states(index.write_index(sources, 8, tmp_path / "index"))
+    different = [batch for batch in range(8) if before[batch] != after[batch]]
+    assert different == [index.batch_of("a.jpg", 8)]
+
+
+def test_masks_within_the_folder_of_pictures_are_no_pictures(photographs, tmp_path):
+    (photographs / "masks/inner").mkdir(parents=True)
+    (photographs / "masks/inner/d.png").write_bytes(b"mask")
+    masks = str(photographs / "masks")
+    (only,) = index.write_index([source(photographs, masks=masks)], 1, tmp_path / "index")
+    entries = {entry["name"]: entry for entry in index.read_index(only)}
+    assert sorted(entries) == ["a.jpg", "b.PNG", "inner/c.jpg", "inner/d.jpg"]
+    assert [name for name in entries if "mask" in entries[name]] == ["inner/d.jpg"]
+
+
+def test_a_mask_of_no_picture_is_named(photographs, masks, tmp_path):
+    for name in ("z.png", "c.png"):
+        (masks / name).write_bytes(b"mask")
+    with pytest.raises(ConsilienceError, match=r"masks/c.png: is the mask of no picture"):
+        index.write_index([source(photographs, masks=str(masks))], 1, tmp_path / "index")
+
+
+def test_a_folder_without_masks_is_an_error(photographs, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConsilienceError, match=r"none: holds no mask"):
+        index.write_index(
+            [source(photographs, masks=str(tmp_path / "none"))], 1, tmp_path / "index"
+        )
