@@ -2,17 +2,20 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import gaussian_filter
 from sklearn.metrics import average_precision_score, jaccard_score
 
-from consilience import world
+from consilience import cam, world
+from consilience.classifiers import Classifier
 from consilience.errors import ConsilienceError
-from consilience.images import encode_png
+from consilience.images import Transform, encode_png
 from consilience.localization import (
     METRICS,
+    find_offset,
     find_truth,
     score_localization,
     score_picture,
@@ -441,3 +444,54 @@ def test_pictures_drawn_for_being_wrong_count_only_as_errors_of_that_model():
     assert found == [("m", "distractor", 2, 0.5), ("m", "object", 1, 0.2)]
     summary = summarise_localization(rows, pictures)
     assert [(row["truth"], row["n"]) for row in summary] == [("distractor", 1), ("object", 1)]
+
+
+# Where a coarse map lies
+
+
+def bright_net(*convolutions):
+    """A network that looks for brightness: every weight is positive."""
+    layers = []
+    for channels, kernel, stride, padding in convolutions:
+        layer = torch.nn.Conv2d(channels, 1, kernel, stride, padding, bias=False)
+        torch.nn.init.constant_(layer.weight, 1 / (channels * kernel * kernel))
+        layers.append(layer)
+    head = torch.nn.Linear(1, 2, bias=False)
+    head.weight.data = torch.tensor([[1.0], [-1.0]])
+    pool = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), head]
+    model = torch.nn.Sequential(*layers, *pool).eval().requires_grad_(False)
+    return Classifier("m", model, ("bright", "dark"), Transform()), str(len(layers) - 1)
+
+
+@pytest.mark.parametrize(
+    ("convolutions", "offset"),
+    [
+        # Cell i looks at pixel 8 i of a picture and is drawn at 8 i + 3.5, as at 16 i + 7.5.
+        ([(3, 3, 2, 1)] + 2 * [(1, 3, 2, 1)], 3.5),
+        ([(3, 7, 2, 3)] + 3 * [(1, 3, 2, 1)], 7.5),
+        # A patch of its own a cell, as in a vision transformer: it looks where it is drawn.
+        ([(3, 16, 16, 0)], 0),
+    ],
+)
+def test_a_cam_behind_strided_convolutions_lies_half_a_cell_down_and_right(convolutions, offset):
+    classifier, layer = bright_net(*convolutions)
+    found = []
+    for top in range(40, 56, 4):
+        for left in range(40, 56, 4):
+            mask = np.zeros((128, 128), bool)
+            mask[top : top + 32, left : left + 32] = True
+            views = [np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)]
+            (row,) = cam.explain_cam(classifier, "grad-cam", layer, views, [0])
+            heatmap = row["heatmap"].reshape(row["height"], row["width"])
+            found.append(find_offset(heatmap, mask))
+    assert np.mean(found, axis=0) == pytest.approx([offset, offset], abs=0.3)
+
+
+def test_an_offset_is_that_of_the_centres_of_mass():
+    mask = np.zeros((6, 8), bool)
+    mask[0:2, 0:2] = True
+    values = np.full((6, 8), -1.0)
+    values[3, 5] = 2.0
+    assert find_offset(values, mask) == (4.5, 2.5)
+    assert find_offset(mask.astype(float), mask) == (0, 0)
+    assert find_offset(Superpixels(mask.astype(int), [-1, 3]), mask) == (0, 0)
