@@ -162,11 +162,6 @@ def _open_upright(data: bytes, name: str) -> Image.Image:
         raise ConsilienceError(f"{name}: does not decode as a picture ({error})") from None
 
 
-def _is_wide(picture: Image.Image) -> bool:
-    """Say whether a picture's values are wider than a byte."""
-    return picture.mode in ("I", "F") or picture.mode.startswith("I;16")
-
-
 def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode an encoded picture to RGB, upright, the first frame, transparency on white.
 
@@ -176,7 +171,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         If it is no picture, is cut short, or has more pixels than PIL takes for safe.
     """
     picture = _open_upright(data, name)
-    if _is_wide(picture):
+    if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         # PIL clips wide integers to 255 instead of scaling them.
         values = np.asarray(picture, dtype=np.float64)
         top = 65535 if picture.mode != "F" else max(1.0, float(values.max()))
@@ -198,10 +193,8 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
     ConsilienceError
         As :func:`decode_image` does.
     """
-    picture = _open_upright(data, name)
-    if _is_wide(picture):
-        return np.asarray(picture) != 0
-    pixels = np.asarray(picture.convert("RGBA"))
+    # Wide integers are clipped, so that what is not 0 stays so.
+    pixels = np.asarray(_open_upright(data, name).convert("RGBA"))
     return pixels[..., :3].any(axis=2) & (pixels[..., 3] > 0)
 
 
