@@ -40,6 +40,9 @@ EXPLAINED = EXPLAINED if ACTS["cam"] or ACTS["lime"] else []
 DISSECTED = [name for name, model in MODELS.items() if model["dissect_layers"]]
 DISSECTED = DISSECTED if ACTS["dissect"] else []
 PUBLISHED = STUDY["published"]
+# What pictures that a model is wrong about are drawn with, and whether any picture is rendered.
+WRONG = next((s["wrong"] for s in STUDY["pictures"] if "wrong" in s), {})
+RENDERED = any("world" in s or "wrong" in s for s in STUDY["pictures"])
 
 
 wildcard_constraints:
@@ -127,6 +130,11 @@ def model_spec(name):
     return ordered(spec)
 
 
+def tells(name):
+    """What the model tells apart; taken for objects where it was not trained here."""
+    return MODELS[name].get("train", {}).get("target", "object")
+
+
 def naming(name):
     """What finding a model's class names needs to know."""
     spec = model_spec(name)
@@ -201,6 +209,17 @@ def lime_settings():
     return ordered(settings)
 
 
+def rendered_sources():
+    """What the study's rendered pictures are made from, without what only chooses among them."""
+    sources = []
+    for source in STUDY["pictures"]:
+        if "world" in source:
+            sources.append({"world": source["world"]})
+        if "wrong" in source:
+            sources.append({"wrong": {"clutter": source["wrong"]["clutter"]}})
+    return ordered(sources)
+
+
 def given_params():
     """The file that LIME's parameters are taken from, if any; {model} in it is a wildcard."""
     return STUDY["lime"]["params"] or []
@@ -236,6 +255,7 @@ def final_tables():
                 "localization",
                 "localization_summary",
             ]
+            names += ["effects"] if RENDERED else []
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 
@@ -269,6 +289,7 @@ def scattered(kind):
         "lime_stability": "explain/{model}/lime_stability-{batch}.parquet",
         "agreement": "agree/{model}/agreement-{batch}.parquet",
         "localization": "agree/{model}/localization-{batch}.parquet",
+        "effects": "agree/{model}/effects.parquet",
     }[kind]
     return expand(RESULTS / place, model=EXPLAINED, batch=BATCHES, method=CAM_METHODS)
 

@@ -1,10 +1,43 @@
 # The pictures: those to explain, and the probe set of the dissection.
 
 
+rule select_wrong:
+    input:
+        check=checked(),
+        weights=weights_of(WRONG["model"]) if WRONG else [],
+    output:
+        pictures=RESULTS / "pictures/wrong.parquet",
+        accuracy=RESULTS / "pictures/candidates.parquet",
+    log:
+        LOGS / "select_wrong.log",
+    benchmark:
+        TIMES / "select_wrong.tsv"
+    priority: 20
+    conda:
+        "../envs/torch.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        code=code("select_wrong.py"),
+        model=model_spec(WRONG["model"]) if WRONG else None,
+        tells=tells(WRONG["model"]) if WRONG else None,
+        wrong=ordered({key: WRONG[key] for key in WRONG if key != "model"}),
+        seed=SEED,
+        size=WORLD["size"] if WORLD else None,
+        compute_threads=THREADS,
+    message:
+        "Draw pictures that a model is wrong about"
+    script:
+        "../workflow/scripts/select_wrong.py"
+
+
 rule gather_pictures:
     input:
         check=checked(),
         index=lambda wildcards: LISTS["pictures"][int(wildcards.batch)],
+        wrong=rules.select_wrong.output.pictures if WRONG else [],
     output:
         RESULTS / "pictures/{batch}.parquet",
     log:

@@ -68,9 +68,46 @@ def test_defaults_do_not_touch_what_was_given(default):
         ("models.0.arguments", {"a": 1}, r"object-net\).arguments: are for a function of your own"),
         ("models.0.cam_layer", None, r"cam_layer: is missing"),
         ("models.1.name", "object-net", r"'object-net' is given twice"),
-        ("pictures", [{}], r"^pictures\[0\]: give exactly one of world, folder"),
+        ("pictures", [{}], r"^pictures\[0\]: give exactly one of world, wrong, folder"),
         ("pictures", [{"folder": "nowhere"}], r"there is no folder 'nowhere'"),
         ("world", None, r"pictures\[0\].world: this study has no world"),
+        ("pictures", [{"wrong": {}}], r"pictures\[0\].wrong.model is missing; add it"),
+        (
+            "pictures",
+            [{"world": {}, "wrong": {"model": "object-net"}}],
+            r"^pictures\[0\]: give exactly one of .* has world and wrong",
+        ),
+        (
+            "pictures",
+            [{"wrong": {"model": "object-nte"}}],
+            r"^pictures\[0\].wrong.model: there is no model 'object-nte'; did you mean 'object-n",
+        ),
+        (
+            "pictures",
+            [{"wrong": {"model": "xyz"}}],
+            r"there is no model 'xyz'; it must be one of object-net, scene-net$",
+        ),
+        (
+            "pictures",
+            [{"wrong": {"model": "object-net"}}, {"wrong": {"model": "scene-net"}}],
+            r"^pictures: wrong pictures are given twice; join the two into one",
+        ),
+        ("pictures", [{"world": {}}, {"world": {}}], r"^pictures: the world is given twice"),
+        (
+            "pictures",
+            [{"folder": "docs", "masks": "nowhere"}],
+            r"^pictures\[0\].masks: there is no folder 'nowhere'; put the masks there",
+        ),
+        (
+            "pictures",
+            [{"folder": "docs", "masks": "docs/../docs"}],
+            r"^pictures\[0\].masks: is the pictures' own folder; give the masks another",
+        ),
+        (
+            "pictures",
+            [{"world": {}, "masks": "docs"}],
+            r"^pictures\[0\]: give exactly one of",
+        ),
         ("clip.path", "x.pt", r"^clip: give exactly one of train, path and name"),
         ("clip", None, r"acts.dissect: needs a clip"),
         ("clip", {"path": "nowhere.pt"}, r"clip.path: there is no file 'nowhere.pt'"),
@@ -107,6 +144,32 @@ def test_each_mistake_is_named_with_key_and_value(default, key, value, said):
     with pytest.raises(ConsilienceError, match=re.compile(said, re.MULTILINE)) as caught:
         resolve_study(changed(default, key, value))
     assert all(len(line) < 400 for line in str(caught.value).splitlines())
+
+
+def test_pictures_a_model_is_wrong_about_need_a_world_and_a_model_trained_on_it(default):
+    wrong = changed(default, "pictures", [{"wrong": {"model": "object-net"}}])
+    (source,) = resolve_study(wrong)["pictures"]
+    assert source["wrong"] == {
+        "model": "object-net",
+        "pictures": 30,
+        "candidates": 2000,
+        "clutter": [0, 1, 2, 3, 4],
+    }
+    with pytest.raises(ConsilienceError, match=r"pictures\[0\].wrong: this study has no world"):
+        resolve_study(changed(wrong, "world", None))
+    given = {"name": "given", "architecture": "resnet18", "weights": "X", "cam_layer": "layer4"}
+    said = r"wrong.model: 'given' is not trained on the world; it must be one of scene-net"
+    wrong["pictures"][0]["wrong"]["model"] = "given"
+    wrong["models"][0] = given
+    with pytest.raises(ConsilienceError, match=said):
+        resolve_study(wrong)
+
+
+def test_a_folder_of_masks_is_sound(default, tmp_path):
+    (tmp_path / "masks").mkdir()
+    pictures = [{"folder": str(tmp_path), "masks": str(tmp_path / "masks")}]
+    (source,) = resolve_study(changed(default, "pictures", pictures))["pictures"]
+    assert source["masks"] == str(tmp_path / "masks")
 
 
 def test_weights_come_from_one_place_or_from_a_function(default):
@@ -194,7 +257,7 @@ def walk(schema, path=""):
 
 def test_every_key_of_the_schema_has_a_description_and_a_default():
     # Keys without which an alternative would not be that alternative have none.
-    chosen = re.compile(r"world|folder|train|weights|checkpoint|path|paths|name|labels")
+    chosen = re.compile(r"world|wrong|folder|train|weights|checkpoint|path|paths|name|labels")
     for key, sub, required in walk(yaml.safe_load(SCHEMA.read_text())):
         assert sub.get("description"), f"{key} has no description"
         if not required and not chosen.fullmatch(key.split(".")[-1]):

@@ -309,3 +309,72 @@ def test_files_are_described_the_broken_ones_with_their_reason(tmp_path):
     assert (rows[0]["width"], rows[0]["height"], rows[0].get("error")) == (4, 3, None)
     assert rows[1].get("width") is None
     assert "b.png: does not decode" in rows[1]["error"]
+
+
+def mask_picture():
+    pixels = np.zeros((3, 4), np.uint8)
+    pixels[1:, 2:] = 255
+    return Image.fromarray(pixels), pixels > 0
+
+
+def test_masks_of_any_mode_are_the_same_mask():
+    grey, inside = mask_picture()
+    palette = Image.fromarray(inside.astype(np.uint8), "P")
+    palette.putpalette([0, 0, 0, 0, 0, 9])
+    clear = np.full((3, 4, 4), 255, np.uint8)
+    clear[..., 3] = inside
+    wide = Image.fromarray(inside.astype(np.uint16))  # 1 of 65535
+    for picture in (grey, grey.convert("1"), grey.convert("RGB"), grey.convert("LA"), palette):
+        found = images.decode_mask(encode(picture, "PNG"), "m")
+        assert found.dtype == bool
+        assert (found == inside).all()
+    for picture in (Image.fromarray(clear), wide):
+        assert (images.decode_mask(encode(picture, "PNG"), "m") == inside).all()
+
+
+def entry_with_mask(folder, picture, mask):
+    """What the index says of a picture and its mask, both given as bytes."""
+    (folder / "p.png").write_bytes(picture)
+    (folder / "m.png").write_bytes(mask)
+    return {
+        "name": "p.png",
+        "path": str(folder / "p.png"),
+        "sha256": images.hash_bytes(picture),
+        "label": None,
+        "mask": {"path": str(folder / "m.png"), "sha256": images.hash_bytes(mask)},
+    }
+
+
+def test_a_mask_comes_into_the_row_as_the_worlds_do(tmp_path):
+    grey, inside = mask_picture()
+    grey = grey.point(lambda value: min(value, 7))  # not black is inside
+    entry = entry_with_mask(tmp_path, encode(make_picture(4, 3), "PNG"), encode(grey, "PNG"))
+    (row,) = images.describe_files([entry])
+    assert (images.decode_png(row["mask_visible"]) == inside * np.uint8(255)).all()
+    (row,) = images.describe_files([{**entry, "mask": None}])
+    assert "mask_visible" not in row
+
+
+def test_a_mask_of_another_size_or_that_does_not_decode_is_named(tmp_path):
+    grey, _ = mask_picture()
+    entry = entry_with_mask(tmp_path, encode(make_picture(5, 3), "PNG"), encode(grey, "PNG"))
+    said = r"m.png: this mask has 4 × 3 pixels and its picture 'p.png' 5 × 3; give both one size"
+    with pytest.raises(ConsilienceError, match=said):
+        images.describe_files([entry])
+    entry = entry_with_mask(tmp_path, encode(make_picture(4, 3), "PNG"), b"no picture")
+    with pytest.raises(ConsilienceError, match=r"m.png: does not decode .* save the mask"):
+        images.describe_files([entry])
+    (tmp_path / "m.png").write_bytes(b"another")
+    with pytest.raises(ConsilienceError, match=r"m.png: changed while the study ran"):
+        images.describe_files([entry])
+    (tmp_path / "m.png").unlink()
+    with pytest.raises(ConsilienceError, match=r"m.png: cannot be read"):
+        images.describe_files([entry])
+
+
+def test_a_picture_that_does_not_decode_has_no_mask(tmp_path):
+    grey, _ = mask_picture()
+    entry = entry_with_mask(tmp_path, b"no picture", encode(grey, "PNG"))
+    (row,) = images.describe_files([entry])
+    assert row["error"]
+    assert "mask_visible" not in row

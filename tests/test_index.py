@@ -1,10 +1,13 @@
 import json
 import os
 
+import numpy as np
 import pytest
+import yaml
 
-from consilience import index
+from consilience import index, tables, world
 from consilience.errors import ConsilienceError
+from consilience.images import encode_png
 
 PATTERNS = ["*.jpg", "*.png"]
 
@@ -122,3 +125,138 @@ def test_an_empty_folder_and_a_name_in_two_folders_are_errors(photographs, tmp_p
         index.write_index([source(tmp_path / "empty")], 1, tmp_path / "index")
     with pytest.raises(ConsilienceError, match=r"'a.jpg' is also in another folder"):
         index.write_index([source(photographs), source(photographs)], 1, tmp_path / "index")
+
+
+@pytest.fixture
+def masks(tmp_path):
+    folder = tmp_path / "masks"
+    for name in ("a.png", "inner/c.PNG"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"mask of " + name.encode())
+    return folder
+
+
+def test_masks_reach_their_pictures_with_path_and_hash(photographs, masks, tmp_path):
+    before = index.write_index([source(photographs, masks=None)], 8, tmp_path / "index")
+    before = states(before)
+    lists = index.write_index([source(photographs, masks=str(masks))], 8, tmp_path / "index")
+    entries = {entry["name"]: entry for path in lists for entry in index.read_index(path)}
+    assert entries["a.jpg"]["mask"] == {
+        "path": str(masks / "a.png"),
+        "sha256": index.hash_bytes(b"mask of a.png"),
+    }
+    assert entries["inner/c.jpg"]["mask"]["path"] == str(masks / "inner/c.PNG")
+    assert "mask" not in entries["b.PNG"]
+    # Batches without a mask are what they were.
+    different = [batch for batch in range(8) if before[batch] != states(lists)[batch]]
+    assert set(different) == {index.batch_of(name, 8) for name in ("a.jpg", "inner/c.jpg")}
+
+
+def test_a_changed_mask_changes_its_batch_only(photographs, masks, tmp_path):
+    sources = [source(photographs, masks=str(masks))]
+    before = states(index.write_index(sources, 8, tmp_path / "index"))
+    assert states(index.write_index(sources, 8, tmp_path / "index")) == before
+    (masks / "a.png").write_bytes(b"another mask")
+    after = states(index.write_index(sources, 8, tmp_path / "index"))
+    different = [batch for batch in range(8) if before[batch] != after[batch]]
+    assert different == [index.batch_of("a.jpg", 8)]
+
+
+def test_masks_within_the_folder_of_pictures_are_no_pictures(photographs, tmp_path):
+    (photographs / "masks/inner").mkdir(parents=True)
+    (photographs / "masks/inner/d.png").write_bytes(b"mask")
+    masks = str(photographs / "masks")
+    (only,) = index.write_index([source(photographs, masks=masks)], 1, tmp_path / "index")
+    entries = {entry["name"]: entry for entry in index.read_index(only)}
+    assert sorted(entries) == ["a.jpg", "b.PNG", "inner/c.jpg", "inner/d.jpg"]
+    assert [name for name in entries if "mask" in entries[name]] == ["inner/d.jpg"]
+
+
+def test_a_mask_of_no_picture_is_named(photographs, masks, tmp_path):
+    for name in ("z.png", "c.png"):
+        (masks / name).write_bytes(b"mask")
+    with pytest.raises(ConsilienceError, match=r"masks/c.png: is the mask of no picture"):
+        index.write_index([source(photographs, masks=str(masks))], 1, tmp_path / "index")
+
+
+def test_a_folder_without_masks_is_an_error(photographs, tmp_path):
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConsilienceError, match=r"none: holds no mask"):
+        index.write_index(
+            [source(photographs, masks=str(tmp_path / "none"))], 1, tmp_path / "index"
+        )
+
+
+@pytest.mark.slow
+def test_masks_of_a_folder_run_through_the_workflow(tmp_path):
+    """Three pictures: one labelled and with a mask, one with a mask, one with neither."""
+    from consilience.classifiers import build_architecture
+    from consilience.training import save_weights
+    from test_workflow import snakemake
+
+    save_weights(build_architecture("resnet18", 10), tmp_path / "net.safetensors")
+    rows = world.describe_rows(world.study_pictures(0, 3, [0]), 64)
+    names = ["a.png", "inner/b.png", "c.png"]
+    assert {index.batch_of(name, 2) for name in names} == {0, 1}
+    for name, row in zip(names, rows, strict=True):
+        for folder, data in (("photos", row["image"]["bytes"]), ("masks", row["mask_visible"])):
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_bytes(data)
+    (tmp_path / "masks/c.png").unlink()
+    (tmp_path / "labels.csv").write_text(f"name,label\na.png,{rows[0]['object']}\n")
+    study = {
+        "study": "own",
+        "world": None,
+        "clip": None,
+        "acts": {"dissect": False, "lime": False},
+        "pictures": [{"folder": "photos", "masks": "masks", "labels": "labels.csv"}],
+        "models": [
+            {
+                "name": "net",
+                "architecture": "resnet18",
+                "checkpoint": "net.safetensors",
+                "classes": list(world.OBJECTS),
+                "transform": world.TRANSFORM.to_dict(),
+                "cam_layer": "layer2",
+            }
+        ],
+        "cam": {"methods": ["grad-cam"]},
+    }
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(study))
+    results = tmp_path / "results/own"
+    wanted = "results/own/tables/localization.parquet"
+    asked = [wanted, wanted.replace("localization", "localization_summary")]
+    snakemake(tmp_path, "--cores", "2", *asked, studies=[path])
+    located = tables.read_rows(tmp_path / wanted, tables.LOCALIZATION)
+    predictions = tables.read_rows(
+        sorted(results.glob("explain/net/predictions-*.parquet")), tables.PREDICTIONS
+    )
+    correct = {row["picture"]: row["correct"] for row in predictions}
+    assert correct["inner/b.png"] is correct["c.png"] is None
+    assert {row["picture"] for row in located} == {"a.png", "inner/b.png"}
+    assert {row["matters"] for row in located} == {None}
+    for row in located:
+        right = correct[row["picture"]] in (None, True)
+        assert row["truth"] == ("object" if right else "distractor")
+        assert right or row["reason"] == "wrong: what it names has no mask"
+    assert not (results / "agree/net/effects.parquet").exists()
+    # Another mask: what its batch rests on and no more.
+    (tmp_path / "masks/a.png").write_bytes(encode_png(np.full((64, 64), 255, np.uint8)))
+    said = snakemake(tmp_path, "-n", *asked, studies=[path])
+    stats = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
+    assert {row.split()[0]: int(row.split()[1]) for row in stats if row.strip()} == {
+        "gather_pictures": 1,
+        "predict": 1,
+        "explain_cam": 1,
+        "score_localization": 1,
+        "summarise_localization": 1,
+    }
+    # One that does not fit stops at the step that reads it, and says so.
+    (tmp_path / "masks/a.png").write_bytes(encode_png(np.zeros((4, 4), np.uint8)))
+    said = snakemake(tmp_path, "--cores", "2", *asked, studies=[path], check=False)
+    assert "masks/a.png: this mask has 4 × 4 pixels and its picture 'a.png' 64 × 64" in said
+    (tmp_path / "masks/stray.png").write_bytes(b"")
+    said = snakemake(tmp_path, "-n", *asked, studies=[path], check=False)
+    assert "masks/stray.png: is the mask of no picture" in said
+    assert "Traceback" not in said

@@ -159,6 +159,59 @@ def test_clutter_changes_neither_object_nor_scene_and_nests(index):
         assert (upper.distractor_map[~new] == lower.distractor_map[~new]).all()
 
 
+@pytest.mark.parametrize("base", range(8))
+def test_a_study_picture_has_one_object_and_scene_at_every_level(base):
+    """Clutter is all that a base picture's levels differ in: pixels as well as masks."""
+    names = [f"picture-{base:03d}-clutter-{level}" for level in world.CLUTTER_LEVELS]
+    pictures = world.study_pictures(11, base + 1, world.CLUTTER_LEVELS)
+    first, *others = [world.render(pictures[name]) for name in names]
+    for other in others:
+        assert (other.mask_whole == first.mask_whole).all()
+        # The scene wherever no distractor is, the object wherever it is seen; at its edge what
+        # lies behind it shines through.
+        near = widen(other.distractor_map > 0)
+        edge = widen(first.mask_whole) & widen(~first.mask_whole)
+        assert (~near & ~edge).any()
+        assert not changed(first, other)[~near & ~edge].any()
+        inner = other.mask_visible & ~edge & ~widen(other.distractor_map == len(other.distractors))
+        assert inner.any()
+        assert not changed(first, other)[inner].any()
+
+
+@pytest.mark.parametrize("clutter", [3, 4])
+@pytest.mark.parametrize("index", range(4))
+def test_leaving_a_distractor_out_changes_nothing_else(index, clutter):
+    picture = sample(index, clutter)
+    whole = world.render(picture)
+    for number, name in enumerate(whole.distractors, start=1):
+        if whole.distractors.count(name) > 1:
+            continue
+        without = world.render(picture, without=[name])
+        seen, covered = whole.distractor_map == number, widen(whole.distractor_map == number)
+        assert not (without.distractor_map == number).any()
+        assert without.distractors == whole.distractors
+        assert (without.mask_whole == whole.mask_whole).all()
+        difference = changed(whole, without)
+        assert difference.any() or not seen.any()
+        # What it hid comes to light, and where another lay over its edge that edge shone through.
+        edges = np.zeros_like(seen)
+        for other in (*range(1, len(whole.distractors) + 1), None):
+            area = whole.mask_visible if other is None else whole.distractor_map == other
+            edges |= widen(area) & widen(~area)
+        assert (difference <= covered | edges).all()
+        others = ~seen & (whole.distractor_map > 0)
+        assert (without.distractor_map[others] == whole.distractor_map[others]).all()
+        if name != "board":
+            assert (without.mask_visible == whole.mask_visible).all()
+
+
+def test_leaving_out_what_is_not_there_changes_nothing():
+    picture = sample(3, 4)
+    whole = world.render(picture)
+    for without in ([], ["dog"], [picture.object]):
+        assert not changed(whole, world.render(picture, without=without)).any()
+
+
 def test_swapped_object_is_never_among_its_distractors():
     picture = sample(0, 4)
     for name in world.OBJECTS:
@@ -338,6 +391,34 @@ def test_probe_pictures_cycle_levels():
         ("probe-00001", 3),
         ("probe-00002", 1),
     ]
+
+
+def test_candidates_are_named_by_their_place_and_share_no_picture_with_other_streams():
+    some = world.candidate_pictures(7, [3, 12, 1234], (0, 4))
+    assert list(some) == ["wrong-0000003", "wrong-0000012", "wrong-0001234"]
+    assert [picture.clutter for picture in some.values()] == [4, 0, 0]
+    assert world.candidate_pictures(7, range(20), (0, 4))["wrong-0000012"] == some["wrong-0000012"]
+    for stream in ("study", "training", "held-out", "probe"):
+        assert world.sample_picture(7, stream, 12, 0) != some["wrong-0000012"]
+
+
+def test_pictures_are_recreated_from_their_names():
+    sources = [
+        {"folder": "photographs"},
+        {"world": {"bases": 2, "clutter": [0, 4]}},
+        {"wrong": {"clutter": [1, 3]}},
+    ]
+    wrong = world.candidate_pictures(7, [5, 8], [1, 3])
+    study = world.study_pictures(7, 2, [0, 4])
+    names = [*reversed(wrong), *study]
+    found = world.recreate_pictures(names, 7, sources)
+    assert list(found) == names
+    assert found == wrong | study
+    for name in ("picture-002-clutter-0", "wrong-five", "photo.png"):
+        with pytest.raises(ConsilienceError, match=f"{name}: is no rendered picture of this study"):
+            world.recreate_pictures([name], 7, sources)
+    with pytest.raises(ConsilienceError, match="is no rendered picture"):
+        world.recreate_pictures(["wrong-0000005"], 7, sources[:2])
 
 
 def test_rows_fit_their_table_and_hold_the_rendering():

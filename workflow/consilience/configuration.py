@@ -121,6 +121,19 @@ def _describe(error: jsonschema.ValidationError) -> str:
     return f"{key}: {said}{about}"
 
 
+def _problems_of_wrong(key: str, wrong: Mapping, study: Mapping) -> Iterator[str]:
+    """Say how the model that is to be wrong about pictures does not suit."""
+    models = {model["name"]: model for model in study["models"]}
+    trained = [name for name, model in models.items() if "train" in model]
+    choice = f"it must be one of {', '.join(trained)}" if trained else "this study trains none"
+    if wrong["model"] not in models:
+        close = difflib.get_close_matches(wrong["model"], trained, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else choice
+        yield f"{key}: there is no model {wrong['model']!r}; {hint}"
+    elif "train" not in models[wrong["model"]]:
+        yield f"{key}: {wrong['model']!r} is not trained on the world; {choice}"
+
+
 def _problems(study: Mapping) -> Iterator[str]:
     """What a schema cannot say: keys that must fit one another, and files that must exist."""
     has_world = study["world"] is not None
@@ -132,8 +145,9 @@ def _problems(study: Mapping) -> Iterator[str]:
     for name in ("pictures", "probe"):
         for index, source in enumerate(study[name]):
             key = f"{name}[{index}]"
-            if "world" in source and not has_world:
-                yield f"{key}.world: this study has no world; give a folder instead"
+            for kind in ("world", "wrong"):
+                if kind in source and not has_world:
+                    yield f"{key}.{kind}: this study has no world; give a folder instead"
             if "folder" in source and not Path(source["folder"]).is_dir():
                 yield (
                     f"{key}.folder: there is no folder {source['folder']!r}; "
@@ -141,8 +155,19 @@ def _problems(study: Mapping) -> Iterator[str]:
                 )
             if source.get("labels"):
                 yield from check_file(f"{key}.labels", source["labels"])
-        if sum("world" in source for source in study[name]) > 1:
-            yield f"{name}: the world is given twice; join the two into one"
+            if masks := source.get("masks"):
+                if not Path(masks).is_dir():
+                    yield (
+                        f"{key}.masks: there is no folder {masks!r}; "
+                        "put the masks there or change the path"
+                    )
+                elif Path(masks).resolve() == Path(source["folder"]).resolve():
+                    yield f"{key}.masks: is the pictures' own folder; give the masks another"
+            if "wrong" in source:
+                yield from _problems_of_wrong(f"{key}.wrong.model", source["wrong"], study)
+        for kind, what in (("world", "the world is"), ("wrong", "wrong pictures are")):
+            if sum(kind in source for source in study[name]) > 1:
+                yield f"{name}: {what} given twice; join the two into one"
 
     if not study["models"] and not study["published"]:
         yield "models: is empty; give a model, or published descriptions to compare"

@@ -147,6 +147,21 @@ def batch_of(name: str, batches: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % batches
 
 
+def _open_upright(data: bytes, name: str) -> Image.Image:
+    """Decode an encoded picture, or its first frame, in the mode that it has, upright."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(io.BytesIO(data))
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        limit = Image.MAX_IMAGE_PIXELS
+        raise ConsilienceError(f"{name}: over {limit} pixels; scale the picture down") from None
+    except Exception as error:  # PIL's plug-ins raise all kinds on broken files
+        raise ConsilienceError(f"{name}: does not decode as a picture ({error})") from None
+
+
 def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode an encoded picture to RGB, upright, the first frame, transparency on white.
 
@@ -155,17 +170,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     ConsilienceError
         If it is no picture, is cut short, or has more pixels than PIL takes for safe.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-            picture.load()
-            picture = ImageOps.exif_transpose(picture)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        limit = Image.MAX_IMAGE_PIXELS
-        raise ConsilienceError(f"{name}: over {limit} pixels; scale the picture down") from None
-    except Exception as error:  # PIL's plug-ins raise all kinds on broken files
-        raise ConsilienceError(f"{name}: does not decode as a picture ({error})") from None
+    picture = _open_upright(data, name)
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         # PIL clips wide integers to 255 instead of scaling them.
         values = np.asarray(picture, dtype=np.float64)
@@ -176,6 +181,21 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         white = Image.new("RGBA", picture.size, "white")
         picture = Image.alpha_composite(white, picture)
     return picture.convert("RGB")
+
+
+def decode_mask(data: bytes, name: str) -> np.ndarray:
+    """Decode an encoded mask of any mode: bool, shape (height, width), upright.
+
+    Outside is what is black or transparent; inside is everything else.
+
+    Raises
+    ------
+    ConsilienceError
+        As :func:`decode_image` does.
+    """
+    # Wide integers are clipped, so that what is not 0 stays so.
+    pixels = np.asarray(_open_upright(data, name).convert("RGBA"))
+    return pixels[..., :3].any(axis=2) & (pixels[..., 3] > 0)
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -201,13 +221,35 @@ def read_picture(row: Mapping) -> Image.Image:
     image = row["image"]
     if image["bytes"] is not None:
         return decode_image(image["bytes"], row["name"])
+    return decode_image(_read_indexed(image["path"], row["sha256"]), row["name"])
+
+
+def _read_indexed(path: str, sha256: str) -> bytes:
+    """Read a file that was indexed with this hash."""
     try:
-        data = Path(image["path"]).read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
-        raise ConsilienceError(f"{image['path']}: cannot be read ({error.strerror})") from None
-    if hash_bytes(data) != row["sha256"]:
-        raise ConsilienceError(f"{image['path']}: changed while the study ran; run again")
-    return decode_image(data, row["name"])
+        raise ConsilienceError(f"{path}: cannot be read ({error.strerror})") from None
+    if hash_bytes(data) != sha256:
+        raise ConsilienceError(f"{path}: changed while the study ran; run again")
+    return data
+
+
+def _read_mask(mask: Mapping, size: tuple[int, int], name: str) -> bytes:
+    """Read the file of a mask and encode it as the table ``PICTURES`` has it."""
+    path = mask["path"]
+    data = _read_indexed(path, mask["sha256"])
+    try:
+        inside = decode_mask(data, path)
+    except ConsilienceError as error:
+        raise ConsilienceError(f"{error}; save the mask as a PNG anew, or remove it") from None
+    found = inside.shape[1], inside.shape[0]
+    if found != size:
+        raise ConsilienceError(
+            f"{path}: this mask has {found[0]} × {found[1]} pixels and its picture {name!r} "
+            f"{size[0]} × {size[1]}; give both one size, or remove the mask"
+        )
+    return encode_png(inside.astype(np.uint8) * 255)
 
 
 def describe_files(entries: Sequence[Mapping]) -> list[dict]:
@@ -216,8 +258,14 @@ def describe_files(entries: Sequence[Mapping]) -> list[dict]:
     Parameters
     ----------
     entries
-        Mappings of name, path, sha256 and label, as :func:`consilience.index.read_index` gives
-        them. A file that does not decode gets a row that says why, and no size.
+        Mappings of name, path, sha256, label and, where the picture has a mask, mask (path and
+        sha256), as :func:`consilience.index.read_index` gives them. A file that does not decode
+        gets a row that says why, and neither size nor mask.
+
+    Raises
+    ------
+    ConsilienceError
+        If a mask cannot be read or has another size than its picture: names the mask's file.
     """
     rows = []
     for entry in entries:
@@ -228,8 +276,11 @@ def describe_files(entries: Sequence[Mapping]) -> list[dict]:
             "object": entry["label"],
         }
         try:
-            row["width"], row["height"] = read_picture(row).size
+            row["width"], row["height"] = size = read_picture(row).size
         except ConsilienceError as error:
             row["error"] = str(error)
+        else:
+            if entry.get("mask"):
+                row["mask_visible"] = _read_mask(entry["mask"], size, entry["name"])
         rows.append(row)
     return rows

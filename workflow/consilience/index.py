@@ -61,6 +61,46 @@ def list_pictures(folder: str | Path, include: Sequence[str]) -> list[str]:
     return sorted(found)
 
 
+def _below(names: Iterable[str], folder: Path, inner: Path) -> set[str]:
+    """Return those of the names, paths relative to ``folder``, that lie below ``inner``."""
+    folder, inner = folder.resolve(), inner.resolve()
+    return {name for name in names if inner in (folder / name).parents}
+
+
+def _stem(name: str) -> str:
+    """Return a relative path without its suffix."""
+    return Path(name).with_suffix("").as_posix()
+
+
+def find_masks(folder: str | Path, names: Iterable[str]) -> dict[str, Path]:
+    """Return the mask of each picture that has one, by the picture's name.
+
+    Parameters
+    ----------
+    folder
+        Of masks: PNG files with the pictures' relative paths but for the suffix.
+    names
+        Relative paths of the pictures.
+
+    Raises
+    ------
+    ConsilienceError
+        If the folder holds no mask, or one that belongs to no picture: names the first.
+    """
+    masks = {_stem(name): name for name in list_pictures(folder, ["*.png"])}
+    if not masks:
+        raise ConsilienceError(
+            f"{folder}: holds no mask; put PNG files there, or set masks to null"
+        )
+    found = {name: Path(folder, masks[_stem(name)]) for name in names if _stem(name) in masks}
+    if stray := sorted(set(masks) - {_stem(name) for name in found}):
+        raise ConsilienceError(
+            f"{Path(folder, masks[stray[0]])}: is the mask of no picture; name it like its picture "
+            "but for the suffix, or remove it"
+        )
+    return found
+
+
 def _hash_file(path: Path, known: Mapping[str, Sequence]) -> tuple[int, int, str]:
     """Return size, modification time (ns) and SHA-256; the last from ``known`` if those match."""
     try:
@@ -99,13 +139,15 @@ def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) ->
     Returns
     -------
     list of pathlib.Path
-        The lists, by batch. Each holds entries of name, path, sha256 and label, sorted by name.
+        The lists, by batch. Each holds entries of name, path, sha256, label and, where the picture
+        has one, mask (its path and sha256), sorted by name. A folder of masks within the folder of
+        pictures holds no pictures.
 
     Raises
     ------
     ConsilienceError
-        If a folder holds no picture that matches, two folders hold one name, or a label has no
-        picture.
+        If a folder holds no picture that matches, two folders hold one name, or a label or mask
+        has no picture.
     """
     target = Path(target)
     seen_file = target / "seen.json"
@@ -115,27 +157,39 @@ def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) ->
         known = {}
     seen: dict[str, list] = {}
     entries: dict[str, dict] = {}
+
+    def hash_of(path: Path) -> str:
+        seen[str(path)] = list(_hash_file(path, known))
+        return seen[str(path)][2]
+
     for source in sources:
         if "folder" not in source:
             continue
         folder, include = Path(source["folder"]), source["include"]
         names = list_pictures(folder, include)
+        masks: dict[str, Path] = {}
+        if source.get("masks"):
+            inner = _below(names, folder, Path(source["masks"]))
+            names = [name for name in names if name not in inner]
         if not names:
             raise ConsilienceError(f"{folder}: holds no picture that matches {', '.join(include)}")
+        if source.get("masks"):
+            masks = find_masks(source["masks"], names)
         labels = read_labels(source["labels"]) if source.get("labels") else {}
         if stray := sorted(set(labels) - set(names)):
             raise ConsilienceError(f"{source['labels']}: {stray[0]!r} is not in {folder}")
         for name in names:
             if name in entries:
                 raise ConsilienceError(f"{folder}: {name!r} is also in another folder; rename one")
-            size, time, digest = _hash_file(folder / name, known)
-            seen[str(folder / name)] = [size, time, digest]
             entries[name] = {
                 "name": name,
                 "path": str(folder / name),
-                "sha256": digest,
+                "sha256": hash_of(folder / name),
                 "label": labels.get(name),
             }
+            if name in masks:
+                mask = masks[name]
+                entries[name]["mask"] = {"path": str(mask), "sha256": hash_of(mask)}
     lists = []
     for batch in range(batches):
         chosen = [entries[name] for name in sorted(entries) if batch_of(name, batches) == batch]

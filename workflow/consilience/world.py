@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -594,8 +594,12 @@ class _Item:
     radius_v: float | None = None
 
 
-def render(picture: Picture, size: int = 96) -> Rendering:
-    """Draw a picture of ``size`` × ``size`` pixels, anti-aliased, with its masks."""
+def render(picture: Picture, size: int = 96, without: Collection[str] = ()) -> Rendering:
+    """Draw a picture of ``size`` × ``size`` pixels, anti-aliased, with its masks.
+
+    Distractors of the classes in ``without`` are left out and nothing else changes: the others
+    keep their places, and their numbers in ``distractor_map`` and ``distractors``.
+    """
     if size < 16:
         raise ConsilienceError(f"the world's pictures have {size} pixels a side; 16 is the least")
     rng = np.random.default_rng(picture.background_seed)
@@ -606,8 +610,9 @@ def render(picture: Picture, size: int = 96) -> Rendering:
     distractor_map = np.zeros((size, size), np.uint8)
     items, board = _distractors(picture)
     for number, item in enumerate(items, start=1):
-        area, covered = _draw(canvas, item)
-        distractor_map[area][covered] = number
+        if item.shape not in without:
+            area, covered = _draw(canvas, item)
+            distractor_map[area][covered] = number
     if picture.object is not None:
         area, covered = _draw(
             canvas,
@@ -625,9 +630,10 @@ def render(picture: Picture, size: int = 96) -> Rendering:
         distractor_map[area][covered] = 0
     visible = whole.copy()
     if board is not None:
-        area, covered = _draw(canvas, board)
-        visible[area][covered] = False
-        distractor_map[area][covered] = len(items) + 1
+        if board.shape not in without:
+            area, covered = _draw(canvas, board)
+            visible[area][covered] = False
+            distractor_map[area][covered] = len(items) + 1
         items = [*items, board]
     image = np.empty((size, size, 3), np.uint8)
     for channel, plane in enumerate(canvas + 0.5):
@@ -761,6 +767,8 @@ def _other(values: Sequence[str], place: int, own: str | None) -> str:
 # ------------------------------------------------------------------------------------------------
 # Sets of pictures
 
+_CANDIDATE = "wrong-"  # what the name of a candidate for a wrong picture begins with
+
 
 def caption(picture: Picture, variant: int = 0) -> str:
     """Describe a picture by its true attributes, in one of the phrasings of ``CAPTIONS``.
@@ -852,6 +860,61 @@ def probe_pictures(seed: int, count: int, clutter: Sequence[int]) -> dict[str, P
         f"probe-{index:05d}": sample_picture(seed, "probe", index, _level(clutter, index))
         for index in range(count)
     }
+
+
+def candidate_pictures(
+    seed: int, places: Iterable[int], clutter: Sequence[int]
+) -> dict[str, Picture]:
+    """Return candidates for a model's wrong pictures by name, the levels of ``clutter`` in turn.
+
+    Name and picture follow from the place in the stream alone, whichever are asked for or drawn.
+    """
+    return {
+        f"{_CANDIDATE}{index:07d}": sample_picture(
+            seed, "candidates", index, _level(clutter, index)
+        )
+        for index in places
+    }
+
+
+def recreate_pictures(
+    names: Iterable[str], seed: int, sources: Iterable[Mapping]
+) -> dict[str, Picture]:
+    """Return what rendered pictures of a study show, by name and in the order of the names.
+
+    Parameters
+    ----------
+    names
+        Of pictures that :func:`study_pictures` or :func:`candidate_pictures` named.
+    seed
+        The study's.
+    sources
+        Entries of the study's ``pictures``: of ``world`` its ``bases`` and ``clutter``, of
+        ``wrong`` its ``clutter``; folders are passed over.
+
+    Raises
+    ------
+    ConsilienceError
+        If no source has a picture of that name.
+    """
+    known: dict[str, Picture] = {}
+    levels = None
+    for source in sources:
+        if "world" in source:
+            known |= study_pictures(seed, source["world"]["bases"], source["world"]["clutter"])
+        if "wrong" in source:
+            levels = source["wrong"]["clutter"]
+    found = {}
+    for name in names:
+        place = name.removeprefix(_CANDIDATE)
+        if levels and name not in known and name != place and place.isdecimal():
+            known |= candidate_pictures(seed, [int(place)], levels)
+        if name not in known:
+            raise ConsilienceError(
+                f"{name}: is no rendered picture of this study; delete its results and run again"
+            )
+        found[name] = known[name]
+    return found
 
 
 def describe_rows(pictures: Mapping[str, Picture], size: int) -> list[dict]:

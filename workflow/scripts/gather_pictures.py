@@ -19,6 +19,9 @@ with steps.logged(snakemake.log[0]) as log:
         rows += world.describe_rows(mine, params.size)
     for path in snakemake.input.get("index", []):
         rows += images.describe_files(index.read_index(path))
+    for row in tables.read_rows(snakemake.input.get("wrong", []), tables.PICTURES):
+        if images.batch_of(row["name"], params.batches) == batch:
+            rows.append(row)
     for row in rows:
         if row.get("error"):
             log(f"skipped: {row['error']}")

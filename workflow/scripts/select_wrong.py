@@ -1,0 +1,17 @@
+"""Draw pictures that a model is wrong about."""
+
+from consilience import classifiers, selection, steps, tables
+
+with steps.logged(snakemake.log[0]) as log:
+    params = snakemake.params
+    steps.set_threads(params.compute_threads)
+    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights, keep=())
+    pictures, accuracy = selection.select_wrong(
+        classifier, params.tells, params.seed, params.size, **params.wrong
+    )
+    for row in accuracy:
+        wrong = row["pictures"] - row["correct"]
+        log(f"clutter {row['clutter']}: wrong about {wrong} of {row['pictures']} candidates")
+    log(f"{len(pictures)} of {params.wrong['pictures']} wrong pictures that were asked for")
+    tables.write_table(pictures, snakemake.output.pictures, tables.PICTURES)
+    tables.write_table(accuracy, snakemake.output.accuracy, tables.ACCURACY)
