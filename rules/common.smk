@@ -236,6 +236,8 @@ def final_tables():
                 "localization",
                 "localization_summary",
             ]
+        if ACTS["faithfulness"]:
+            names += ["faithfulness", "faithfulness_summary"]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 
@@ -269,6 +271,7 @@ def scattered(kind):
         "lime_stability": "explain/{model}/lime_stability-{batch}.parquet",
         "agreement": "agree/{model}/agreement-{batch}.parquet",
         "localization": "agree/{model}/localization-{batch}.parquet",
+        "faithfulness": "agree/{model}/faithfulness-{batch}.parquet",
     }[kind]
     return expand(RESULTS / place, model=EXPLAINED, batch=BATCHES, method=CAM_METHODS)
 
