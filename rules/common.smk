@@ -256,6 +256,8 @@ def final_tables():
                 "localization_summary",
             ]
             names += ["effects"] if RENDERED else []
+        if ACTS["faithfulness"]:
+            names += ["faithfulness", "faithfulness_summary"]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 
@@ -290,6 +292,7 @@ def scattered(kind):
         "agreement": "agree/{model}/agreement-{batch}.parquet",
         "localization": "agree/{model}/localization-{batch}.parquet",
         "effects": "agree/{model}/effects.parquet",
+        "faithfulness": "agree/{model}/faithfulness-{batch}.parquet",
     }[kind]
     return expand(RESULTS / place, model=EXPLAINED, batch=BATCHES, method=CAM_METHODS)
 
