@@ -64,8 +64,8 @@ def find_stages(
         where = f"sanity.stages: {name!r} of model {classifier.name!r}"
         if not _parameters(module):
             raise ConsilienceError(f"{where} has no weights to randomise; leave it out")
-        before = {id(p) for stage in stages for p in model.get_submodule(stage).parameters()}
-        if {id(p) for p in module.parameters()} <= before:
+        before = {own for stage in stages for own in _parameters(model.get_submodule(stage))}
+        if before >= _parameters(module).keys():
             raise ConsilienceError(
                 f"{where} is random already when its turn comes; name it before what holds it, or "
                 "leave it out"
@@ -107,7 +107,7 @@ def _default_stages(classifier: Classifier) -> dict[str, tuple[str, ...]]:
             continue
         stages[name] = (*_below(model, name), *norms)
         norms = ()
-    beside = tuple(name for name in around if any(True for _ in _own(model.get_submodule(name))))
+    beside = tuple(name for name in around if _own(model.get_submodule(name)))
     if not stages:  # no children with parameters: the model itself
         return {type(model).__name__: beside}
     last = next(reversed(stages))
@@ -115,27 +115,33 @@ def _default_stages(classifier: Classifier) -> dict[str, tuple[str, ...]]:
     return stages
 
 
+def _own(module: nn.Module) -> list[torch.Tensor]:
+    """Return what of the training lies in a module itself: parameters, a batch norm's means."""
+    means = [module.running_mean] if _has_statistics(module) else []
+    return [*module.parameters(recurse=False), *means]
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    kinds = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+    return isinstance(module, kinds) and module.running_mean is not None
+
+
 def _parameters(module: nn.Module) -> dict[int, int]:
-    """Return the number of elements of each parameter of a module, by identity."""
-    return {id(parameter): parameter.numel() for parameter in module.parameters()}
-
-
-def _own(module: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
-    """Return the parameters that lie in a module itself, by name."""
-    return module.named_parameters(recurse=False)
+    """Return how many numbers each tensor has that lies in a module or below, by identity."""
+    return {id(tensor): tensor.numel() for inner in module.modules() for tensor in _own(inner)}
 
 
 def _children(model: nn.Module, name: str) -> list[str]:
-    """Return the full names of a module's children that have parameters, as registered."""
+    """Return the full names of a module's children that were trained, as registered."""
     prefix = f"{name}." if name else ""
     found = model.get_submodule(name).named_children()
     return [f"{prefix}{child}" for child, module in found if _parameters(module)]
 
 
 def _below(model: nn.Module, name: str) -> tuple[str, ...]:
-    """Return the names of a module and of those in it that have parameters of their own."""
+    """Return the names of a module and of those in it that were trained themselves."""
     found = model.get_submodule(name).named_modules(prefix=name)
-    return tuple(inner for inner, module in found if any(True for _ in _own(module)))
+    return tuple(inner for inner, module in found if _own(module))
 
 
 def derive_seed(*parts: int | str) -> int:
@@ -145,12 +151,13 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def randomise(model: nn.Module, modules: Iterable[str], *seed: int | str) -> None:
-    """Draw the weights of modules anew, in place, as PyTorch draws them when it builds the module.
+    """Draw the weights of modules anew, in place.
 
-    That is what ``reset_parameters`` does. Batch norms come back as they are built too: mean 0,
-    variance 1, factor 1, shift 0. (The trained statistics belong to the trained weights beneath
-    the norm: over random ones they would push whole channels below zero.) Parameters which that
-    does not reach, such as a class token that lies in a module around others, are permuted.
+    Convolutions and linear layers as He et al. (2015, https://arxiv.org/abs/1502.01852) draw them,
+    with biases of zero: what ``reset_parameters`` draws is smaller, and in a network without norms
+    nothing of the picture would reach the logits (none did in SqueezeNet). Other modules as
+    PyTorch builds them (``reset_parameters``): a norm gets the factor 1 and the shift 0. What
+    that does not reach, such as a class token that lies in a module around others, is permuted.
 
     Parameters
     ----------
@@ -169,11 +176,46 @@ def randomise(model: nn.Module, modules: Iterable[str], *seed: int | str) -> Non
 
 
 def _redraw(module: nn.Module) -> None:
-    before = {name: parameter.clone() for name, parameter in _own(module)}
+    before = {name: tensor.clone() for name, tensor in module.named_parameters(recurse=False)}
     reset = getattr(module, "reset_parameters", None)
-    if callable(reset) and not any(True for _ in module.children()):
+    if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
+        nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif callable(reset) and not any(True for _ in module.children()):
         reset()
-    for name, parameter in _own(module):
-        if torch.equal(parameter, before[name]):
-            order = torch.randperm(parameter.numel())
-            parameter.copy_(parameter.flatten()[order].view_as(parameter))
+    for name, tensor in module.named_parameters(recurse=False):
+        if torch.equal(tensor, before[name]):
+            order = torch.randperm(tensor.numel())
+            tensor.copy_(tensor.flatten()[order].view_as(tensor))
+
+
+def settle_norms(model: nn.Module, modules: Iterable[str], pictures: torch.Tensor) -> None:
+    """Let batch norms take their statistics from pictures, in place, in one pass.
+
+    The trained statistics belong to the trained weights beneath a norm: over random ones they push
+    whole channels below zero. Without any, activations double from block to block of a residual
+    network, until the probabilities are 0 and 1.
+
+    Parameters
+    ----------
+    model
+        In evaluation mode, in which it stays.
+    modules
+        Names of modules; what is no batch norm is passed over.
+    pictures
+        As the model takes them, at least two, shape (n, 3, height, width).
+    """
+    norms = [module for name in modules if _has_statistics(module := model.get_submodule(name))]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.train()
+        if norms:
+            with torch.no_grad():
+                model(pictures)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

@@ -45,6 +45,9 @@ MARGIN = 0.2
 SAME = 0.95
 """Mean correlation above which the explanations of two classes are one."""
 
+ATTEMPTS = 12
+"""Draws of a stage's weights, of which the first is taken that speaks for the target."""
+
 LEAST = 4
 """Pictures below which there is no verdict: the interval of fewer is too short by far."""
 
@@ -161,8 +164,11 @@ def check_explanations(
     """Explain pictures with randomised weights, and another class of them, and compare.
 
     The weights are drawn anew for every picture, so that pictures are independent of one another
-    and an interval over them holds the chance of the weights too. The target stays the trained
-    model's. The other class is the trained model's likeliest beside the target.
+    and an interval over them holds the chance of the weights too; and, as half of all draws speak
+    against the target and leave nothing to show, until the target's logit is positive. Random
+    batch norms take their statistics from the picture, and logits are spread over the classes as
+    the trained model's are. The target stays the trained model's. The other class is the trained
+    model's likeliest beside the target.
 
     Parameters
     ----------
@@ -203,7 +209,7 @@ def check_explanations(
     ConsilienceError
         As :func:`consilience.randomisation.find_stages` and the explanations do.
     """
-    from .randomisation import derive_seed, find_stages, randomise
+    from .randomisation import derive_seed, find_stages
 
     cascade = find_stages(classifier, stages)
     trained = _make_ready(classifier, layers, precision)
@@ -212,6 +218,7 @@ def check_explanations(
         view, about = views[picture], {key: prediction[key] for key in _OF_PICTURE}
         explain = _Explain(view, layers, batch_size, params.get(picture), originals, picture)
         other = _runner_up(trained.probabilities(view[None])[0], target)
+        spread = _ask(trained.model, classifier.transform.normalize(view[None])).std()
         own = {}
         for method in methods:
             own[method] = explain.own(trained, method, target)
@@ -223,11 +230,16 @@ def check_explanations(
                 rows.append((method, CLASS, 0, UNTOUCHED, "the model has no other class"))
             else:
                 rows.append((method, CLASS, 0, classifier.class_names[other], again[1]))
-        random = replace(classifier, model=copy.deepcopy(classifier.model))
+        random, above = replace(classifier, model=copy.deepcopy(classifier.model)), []
         for step, (stage, modules) in enumerate(cascade.items(), start=1):
-            randomise(random.model, modules, seed, picture)
+            above += modules
+            logits = _randomise(random, modules, above, view, target, (seed, picture))
+            sound = bool(np.isfinite(logits).all())
             asked = _make_ready(random, layers, precision)
-            sound = _answers_finitely(asked, view)
+            if sound and logits.std() > 0:
+                # As far apart as the trained model's: were they further, all probabilities would
+                # be 0 or 1, and LIME would have nothing to fit.
+                _scale_logits(asked.model, float(spread / logits.std()))
             for method in methods:
                 found = explain(asked, method, [target])[0] if sound else "logits not finite"
                 rows.append((method, CASCADE, step, stage, found))
@@ -304,13 +316,47 @@ def _runner_up(probabilities: np.ndarray, target: int) -> int | None:
     return next((int(index) for index in order if index != target), None)
 
 
-def _answers_finitely(classifier: Classifier, view: np.ndarray) -> bool:
+def _randomise(
+    classifier: Classifier,
+    modules: Sequence[str],
+    above: Sequence[str],
+    view: np.ndarray,
+    target: int,
+    seed: tuple,
+) -> np.ndarray:
+    """Draw a stage's weights until they speak for the target; return the logits, (classes,).
+
+    Half of all draws make the logit negative. Then a rectified map shows nothing, and the logit
+    itself may be none (SqueezeNet rectifies it). The draw that turns the signs round is as likely.
+
+    ``above`` names all modules that are random, ``modules`` among them.
+    """
+    import torch
+
+    from .randomisation import randomise, settle_norms
+
+    model, picture = classifier.model, classifier.transform.normalize(view[None])
+    # Turned over too, since a norm after the pooling has nothing to norm in one picture.
+    turned = torch.cat([picture, picture.flip(3), picture.flip(2), picture.flip(2, 3)])
+    for attempt in range(ATTEMPTS):
+        randomise(model, modules, *seed, attempt)
+        settle_norms(model, above, turned)
+        logits = _ask(model, picture)
+        if logits[target] > 0:
+            break
+    return logits
+
+
+def _ask(model, picture) -> np.ndarray:
+    """Return the logits of one picture, float32, shape (classes,)."""
     import torch
 
     with torch.inference_mode():
-        return bool(
-            torch.isfinite(classifier.model(classifier.transform.normalize(view[None]))).all()
-        )
+        return model(picture)[0].float().numpy()
+
+
+def _scale_logits(model, factor: float) -> None:
+    model.register_forward_hook(lambda module, inputs, logits: logits * factor)
 
 
 def _try(function: Callable, *arguments):
