@@ -218,6 +218,35 @@ def rendered_sources():
         if "wrong" in source:
             sources.append({"wrong": {"clutter": source["wrong"]["clutter"]}})
     return ordered(sources)
+def sanity_methods(name):
+    """The methods whose explanations of a model are held against other weights and classes."""
+    methods = STUDY["sanity"]["methods"]
+    if methods is None:
+        methods = CAM_METHODS + (["lime"] if ACTS["lime"] else [])
+    # The control takes a layer, which a model that only LIME explains need not have.
+    control = ["eigen-cam"] if MODELS[name]["cam_layer"] else []
+    return sorted({*methods, *control})
+
+
+def sanity_explanations(wildcards):
+    """The study's explanations of one model by these methods, of all batches."""
+    folder = RESULTS / "explain" / wildcards.model
+    methods = sanity_methods(wildcards.model)
+    cams = expand(
+        folder / "cam-{method}-{batch}.parquet",
+        method=[method for method in CAM_METHODS if method in methods],
+        batch=BATCHES,
+    )
+    lime = "lime" in methods
+    return {
+        "cams": cams,
+        "lime": (
+            [folder / f"lime-{batch}.parquet" for batch in BATCHES]
+            if lime and ACTS["lime"]
+            else []
+        ),
+        "given": expand(given_params(), model=wildcards.model) if lime else [],
+    }
 
 
 def given_params():
@@ -258,6 +287,8 @@ def final_tables():
             names += ["effects"] if RENDERED else []
         if ACTS["faithfulness"]:
             names += ["faithfulness", "faithfulness_summary"]
+        if ACTS["sanity"]:
+            names += ["sanity", "sanity_summary"]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 
@@ -364,6 +395,8 @@ def write_question():
         "target": STUDY["target"],
         "explained": EXPLAINED,
     }
+    if ACTS["sanity"]:
+        question["stages"] = STUDY["sanity"]["stages"]
     text = json.dumps(question, indent=1, sort_keys=True) + "\n"
     if workflow.is_main_process:
         index.write_if_changed(QUESTION_FILE, text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -25,10 +25,16 @@ from .classifiers import (
 )
 from .errors import ConsilienceError
 from .predictions import check_target
+from .randomisation import find_stages
 from .tables import write_atomically
 
 
-def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> dict:
+def check_model(
+    spec: Mapping,
+    layers: list[str],
+    target: str | int | None,
+    stages: Sequence[str] | None = None,
+) -> dict:
     """Check one model of a study; its weights only where they are there already.
 
     Parameters
@@ -39,6 +45,8 @@ def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> d
         The layers that the study names.
     target
         The class to explain, or None for a model that is not explained.
+    stages
+        Modules whose weights the study randomises one after another; None where it names none.
 
     Returns
     -------
@@ -49,8 +57,9 @@ def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> d
     Raises
     ------
     ConsilienceError
-        If there is no such architecture, layer or class, a checkpoint does not fit, or a function
-        of the user's gives a model that does not answer with one logit a class.
+        If there is no such architecture, layer or class, a checkpoint does not fit, a function of
+        the user's gives a model that does not answer with one logit a class, or a stage has no
+        weights of its own.
     """
     if is_function(spec["architecture"]):
         classifier = load_classifier(spec)
@@ -76,6 +85,8 @@ def check_model(spec: Mapping, layers: list[str], target: str | int | None) -> d
         classifier.layer(layer)
     if target is not None:
         check_target(classifier, target)
+    if stages is not None:
+        find_stages(classifier, stages)
     return {
         "class_names": list(classifier.class_names),
         "output_layer": find_output_layer(classifier),
@@ -101,13 +112,18 @@ def check_models(
     target: str | int,
     explained: list[str],
     log: Callable[[str], None],
+    stages: Sequence[str] | None = None,
 ) -> dict[str, dict]:
-    """Check every model of a study; report all that is wrong at once, one line each."""
+    """Check every model of a study; report all that is wrong at once, one line each.
+
+    ``stages`` are those of the models that are explained.
+    """
     found, said = {}, []
     for spec in specs:
         name = spec["name"]
         try:
-            found[name] = check_model(spec, layers[name], target if name in explained else None)
+            asked = (target, stages) if name in explained else (None,)
+            found[name] = check_model(spec, layers[name], *asked)
             log(f"model {name}: {found[name]['parameters']} parameters")
         except ConsilienceError as error:
             said.append(str(error))
@@ -123,7 +139,8 @@ def answer(question: str | Path, target: str | Path, log: Callable[[str], None])
     ----------
     question
         File with ``models``, ``layers``, ``target`` and ``explained``, the arguments of
-        :func:`check_models`; what else it holds is not looked at.
+        :func:`check_models`, and ``stages`` where there are any; what else it holds is not looked
+        at.
     target
         File to write: ``asked``, the SHA-256 of the question, and ``models``, what was found.
     log
@@ -136,7 +153,8 @@ def answer(question: str | Path, target: str | Path, log: Callable[[str], None])
     """
     text = Path(question).read_bytes()
     asked = json.loads(text)
-    found = check_models(asked["models"], asked["layers"], asked["target"], asked["explained"], log)
+    asked_of = (asked[key] for key in ("models", "layers", "target", "explained"))
+    found = check_models(*asked_of, log, asked.get("stages"))
     said = {"asked": sha256(text).hexdigest(), "models": found}
     text = json.dumps(said, indent=1, sort_keys=True) + "\n"
     write_atomically(target, lambda part: Path(part).write_text(text))

@@ -403,6 +403,7 @@ def load_classifier(
     spec: Mapping,
     checkpoint: str | Path | None = None,
     keep: Sequence[str] | None = None,
+    ready: bool = True,
 ) -> Classifier:
     """Load a model of the study.
 
@@ -420,6 +421,9 @@ def load_classifier(
     keep
         Names of the layers that will be watched, so that other convolutions can take their batch
         norms in (:func:`consilience.inference.prepare`). By default any layer may be.
+    ready
+        False leaves the model as it was built and loaded, for who changes its weights and makes
+        it ready to be asked then.
 
     Raises
     ------
@@ -451,7 +455,8 @@ def load_classifier(
     elif not is_function(spec["architecture"]):
         _load_weights(model, *_fetch_weights(spec), spec, len(class_names))
     model.eval().requires_grad_(False)
-    prepare(model, keep, precision)
+    if ready:
+        prepare(model, keep, precision)
     return Classifier(spec["name"], model, class_names, transform)
 
 

@@ -121,6 +121,7 @@ def _describe(error: jsonschema.ValidationError) -> str:
     return f"{key}: {said}{about}"
 
 
+<<<<<<< HEAD
 def _problems_of_wrong(key: str, wrong: Mapping, study: Mapping) -> Iterator[str]:
     """Say how the model that is to be wrong about pictures does not suit."""
     models = {model["name"]: model for model in study["models"]}
@@ -135,6 +136,9 @@ def _problems_of_wrong(key: str, wrong: Mapping, study: Mapping) -> Iterator[str
 
 
 def _problems(study: Mapping) -> Iterator[str]:
+=======
+def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
+>>>>>>> sanity
     """What a schema cannot say: keys that must fit one another, and files that must exist."""
     has_world = study["world"] is not None
 
@@ -225,6 +229,21 @@ def _problems(study: Mapping) -> Iterator[str]:
         ):
             yield from check_file("lime.params", path)
 
+    cams = schema["properties"]["cam"]["properties"]["methods"]["items"]["enum"]
+    for index, method in enumerate(study["sanity"]["methods"] or []):
+        key = f"sanity.methods[{index}]"
+        if method not in (*cams, "lime"):
+            close = difflib.get_close_matches(method, [*cams, "lime"], n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(cams)}, lime"
+            yield f"{key}: {_shown(method)} is not known; {hint}"
+        elif study["acts"]["sanity"] and method != "lime":
+            for model in study["models"]:
+                if model["explain"] and not model["cam_layer"]:
+                    yield (
+                        f"{key}: {method} needs a layer, and {model['name']} has no cam_layer; "
+                        "name it, or leave the method out"
+                    )
+
     if study["clip"] is not None:
         given = [key for key, value in study["clip"].items() if value is not None]
         if len(given) != 1:
@@ -287,6 +306,6 @@ def resolve_study(config: Mapping, files: Sequence[str | Path] = ()) -> dict:
     if errors:
         raise ConsilienceError("\n".join(_describe(error) for error in errors))
     study = _fill_defaults(copy.deepcopy(dict(config)), schema)
-    if said := list(_problems(study)):
+    if said := list(_problems(study, schema)):
         raise ConsilienceError("\n".join(said))
     return study

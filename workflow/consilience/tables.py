@@ -480,7 +480,7 @@ SANITY = _schema(
     stage=_text,
     # Spearman's rank correlation over pixels with the explanation itself.
     value=_optional(_real),
-    # The same of random maps smooth at the method's own resolution.
+    # Mean size of the same for random maps smooth at the method's own resolution.
     floor=_optional(_real),
     reason=_optional(_text),
 )
@@ -498,6 +498,11 @@ SANITY_SUMMARY = _schema(
     low=_optional(_real),
     high=_optional(_real),
     floor=_optional(_real),
+    # Of the cascade, how much further from 0 than random maps: mean of |value| - floor, with its
+    # interval. The cascade is judged by it, since a map that turns round is still the picture's.
+    excess=_optional(_real),
+    excess_low=_optional(_real),
+    excess_high=_optional(_real),
     # Whether the explanation follows what was changed: of the cascade's last stage, whether it is
     # as unlike as random maps are; of the class, whether it differs at all. Null elsewhere, and
     # where too few values are there to tell.
