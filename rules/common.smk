@@ -235,6 +235,9 @@ def final_tables():
                 "agreement_summary",
                 "localization",
                 "localization_summary",
+                "questions",
+                "correctness",
+                "claims",
             ]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
