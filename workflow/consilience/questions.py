@@ -199,10 +199,12 @@ def detect_effect(differences: np.ndarray) -> float | None:
     critical = stats.t.ppf(1 - LEVEL / 2, n - 1)
 
     def lacking(shift: float) -> float:
-        power = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
-        return float(power) - POWER
+        # The lower tail is the upper one of the mirrored shift, which is computed more exactly.
+        tails = stats.nct.sf(critical, n - 1, [shift, -shift])
+        return float(tails.sum()) - POWER
 
-    shift = optimize.brentq(lacking, 1e-3, 20)
+    # In standard errors: 3.5 of 6 bases, 2.8 of very many.
+    shift = optimize.brentq(lacking, 2, 6)
     return float(shift * differences.std(ddof=1) / np.sqrt(n))
 
 
@@ -438,11 +440,11 @@ def look_up(scores: Scores, model: str, *key: str, what: str) -> Mapping[str, fl
     """
     if not any(found[0] == model for found in scores):
         raise CannotAskError(f"{what} was not measured")
-    about = " and ".join(dict.fromkeys(name for name in key if name is not None))
+    about = f"{what} ({', '.join(key)})"
     if (model, *key) not in scores:
-        raise CannotAskError(f"{what} was not measured of {about}")
+        raise CannotAskError(f"{about} was not measured")
     if not scores[model, *key]:
-        raise CannotAskError(f"{what} ({about}) is undefined on every picture")
+        raise CannotAskError(f"{about} is undefined on every picture")
     return scores[model, *key]
 
 
