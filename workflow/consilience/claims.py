@@ -345,7 +345,6 @@ def _find_layer(rows: Sequence[Mapping], models: set[str], metric: str) -> Mappi
 
 
 def _judge_training(
-    name: str,
     claim: Claim,
     comparison: Sequence[Mapping],
     origins: Mapping[str, Sequence],

@@ -490,9 +490,9 @@ def ask_score_cam_localises_best(
     others = others or source.other_cams
     own = _localization(source, model, SCORE_CAM, metric)
     rest = [_localization(source, model, method, metric) for method in others]
-    against = f"the mean of {' and '.join(others)}" if len(others) > 1 else others[0]
     text = (
-        f"localisation ({metric}) of {SCORE_CAM} minus {against}, averaged over a base's pictures"
+        f"localisation ({metric}) of {SCORE_CAM} minus {name_mean(others)}, "
+        "averaged over a base's pictures"
     )
     return text, contrast_pictures(own, rest, source.pictures)
 
