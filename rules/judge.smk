@@ -1,5 +1,19 @@
 # Fourth act: What the measures say of the study's questions and of the original study's claims.
 
+# What tells which data a compared model was trained on. Claims about these data are not judged by
+# the world's own nets, so that a study of these alone does not wait for the comparison.
+ORIGINS = ordered(
+    {
+        entry["name"]: [
+            entry[key]
+            for key in ("weights", "checkpoint", "path", "paths")
+            if entry.get(key)
+        ]
+        for entry in [*STUDY["models"], *PUBLISHED]
+        if "train" not in entry
+    }
+)
+
 
 rule judge_study:
     input:
@@ -12,7 +26,9 @@ rule judge_study:
         ),
         heatmaps=scattered("heatmaps"),
         comparison=(
-            [RESULTS / "tables/comparison.parquet"] if DISSECTED or PUBLISHED else []
+            [RESULTS / "tables/comparison.parquet"]
+            if ORIGINS and (DISSECTED or PUBLISHED)
+            else []
         ),
     output:
         questions=RESULTS / "tables/questions.parquet",
@@ -40,18 +56,7 @@ rule judge_study:
                 if "wrong" in source
             }
         ),
-        # What tells which data a compared model was trained on; the world's own nets on neither.
-        origins=ordered(
-            {
-                entry["name"]: [
-                    entry[key]
-                    for key in ("weights", "checkpoint", "path", "paths")
-                    if entry.get(key)
-                ]
-                for entry in [*STUDY["models"], *PUBLISHED]
-                if "train" not in entry
-            }
-        ),
+        origins=ORIGINS,
         top=STUDY["comparison"]["top"],
         bootstrap=STUDY["agreement"]["bootstrap"],
         seed=SEED,

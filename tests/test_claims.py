@@ -334,8 +334,11 @@ def test_nets_of_the_rendered_world_do_not_judge_imagenet():
         assert row["verdict"] == NOT_TESTABLE
         assert "no model trained on ImageNet and none on Places365" in row["reason"]
         assert "estimate" not in row
-    row = judge_training(origins={"inet": ["IMAGENET1K_V1"]})[0]
+    # Known, but not compared.
+    one = compare("distinct_concepts", 60.0, a="inet", b=None)
+    row = judge_training(one)[0]
     assert "no model trained on Places365;" in row["reason"]
+    assert "none on Places365;" in judge_training()[0]["reason"]
 
 
 def test_more_concepts_whichever_model_comes_first():

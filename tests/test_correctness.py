@@ -312,6 +312,11 @@ def test_drawn_pictures_weigh_what_they_stand_for():
     wrong = plain["wrong"]
     assert row["auroc"] == pytest.approx((plain["auroc"] * wrong + 60) / (wrong + 60))
     assert (row["right"], row["wrong"]) == (plain["right"], wrong + 6)
+    # Their weight is in the resamples too: hardly one is without them.
+    pictures, drawn, agreement, correct = with_drawn(1e6)
+    heavy = look(pictures + drawn, agreement, correct, drawn_for=["net"])
+    assert heavy["prediction", "agreement", "all"]["low"] > 0.999
+    assert plain["low"] < 0.9
 
 
 def test_drawn_pictures_do_not_count_for_others_nor_where_the_model_is_right():

@@ -458,13 +458,19 @@ def test_drawn_pictures_controls_other_truths_and_later_targets_do_not_count():
         return 0.5 - 0.1 * row["clutter"] + noise(row)
 
     plain = answer(pictures, make_agreement(pictures, value), make_localization(pictures, value))
-    agreement = make_agreement(everyone, lambda row: 9 * row["clutter"], control="centre")
-    agreement += make_agreement(everyone, lambda row: 9 * row["clutter"], target=4)
-    agreement += make_agreement(drawn + broken, lambda row: 9 * row["clutter"])
-    agreement += make_agreement(pictures, value)
-    located = make_localization(pictures, lambda row: 9 * row["clutter"], truth="scene")
-    located += make_localization(pictures, value)
-    assert answer(everyone, agreement, located) == plain
+
+    # Whether they come before or after what does count.
+    def large(row):
+        return 9.0 * row["clutter"]
+
+    others = make_agreement(everyone, large, control="centre")
+    others += make_agreement(everyone, large, target=4)
+    others += make_agreement(drawn + broken, large)
+    elsewhere = make_localization(pictures, large, truth="scene")
+    elsewhere += make_localization(pictures, large, target=4)
+    agreement, located = make_agreement(pictures, value), make_localization(pictures, value)
+    assert answer(everyone, others + agreement, elsewhere + located) == plain
+    assert answer(everyone, agreement + others, located + elsewhere) == plain
 
 
 @settings(max_examples=10)

@@ -351,7 +351,8 @@ def _judge_training(
     top: int,
 ) -> dict:
     """Judge a claim about ImageNet and Places365 by rows of ``COMPARISON``."""
-    imagenet, places = find_training(origins)
+    compared = {row[side] for row in comparison for side in ("model_a", "model_b")}
+    imagenet, places = find_training({name: origins[name] for name in origins if name in compared})
     try:
         if imagenet is None or places is None:
             lacking = [
@@ -377,8 +378,9 @@ def _judge_training(
             row = _find_layer(comparison, models, "top_overlap")
             value, low, high = row["value"], row["low"], row["high"]
             for other in comparison:
-                few = other["metric"] == "distinct_concepts" and other["value"] < TOP
-                if few and other["layer"] == row["layer"] and other["model_a"] in models:
+                if other["metric"] != "distinct_concepts" or other["layer"] != row["layer"]:
+                    continue
+                if other["model_a"] in models and other["value"] < TOP:
                     raise CannotAskError(
                         f"{other['model_a']} has {other['value']:.0f} distinct concepts in layer "
                         f"{row['layer']}, and the claim is of {TOP}"
