@@ -370,7 +370,10 @@ def test_the_last_layer_below_the_logits_is_judged():
         compare("rarefied_difference", None, layer="layer5", reason="inet has no such layer")
     )
     assert (row["verdict"], row["reason"]) == (NOT_TESTABLE, "inet has no such layer")
-    row, _ = judge_training(compare("rarefied_difference", 20.0, 10.0, 30.0, b="another"))
+    row, _ = judge_training(
+        compare("rarefied_difference", 20.0, 10.0, 30.0, b="another"),
+        compare("distinct_concepts", 60.0, a="inet", b=None, layer="layer3"),
+    )
     assert row["reason"] == "the two have no layer of one name below the logits"
 
 
