@@ -283,6 +283,9 @@ def final_tables():
                 "agreement_summary",
                 "localization",
                 "localization_summary",
+                "questions",
+                "correctness",
+                "claims",
             ]
             names += ["effects"] if RENDERED else []
         if ACTS["faithfulness"]:

@@ -539,10 +539,12 @@ CORRECTNESS = _schema(
     model=_text,
     # prediction (the class is right) or localization (IoU with the mask of 0.5 or more).
     correct=_text,
-    # What predicts it: top-probability, agreement, or both together.
+    # What predicts it: top-probability, agreement, or both together; or added, whose auroc is that
+    # of both minus that of top-probability.
     predictor=_text,
     # all; within-clutter, within-area: pairs of one stratum only.
     stratum=_text,
+    # Pictures of strata that hold both.
     right=_index,
     wrong=_index,
     auroc=_optional(_real),
