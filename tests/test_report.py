@@ -1,13 +1,22 @@
 import base64
 import hashlib
 import re
+from collections import defaultdict
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 
 import numpy as np
 import pytest
 
-from consilience import agreement, comparison, localization, measures, report, tables, world
+from consilience import (
+    comparison,
+    report,
+    report_models,
+    report_verdicts,
+    tables,
+    world,
+)
 from consilience.errors import ConsilienceError
 from consilience.images import decode_png
 
@@ -19,7 +28,9 @@ STUDY = {
     "study": "fixture",
     "title": "Why does the classifier decide as it does?",
     "seed": 7,
-    "acts": {"dissect": True, "cam": True, "lime": True, "agree": True, "report": True},
+    "acts": dict.fromkeys(
+        ("dissect", "cam", "lime", "agree", "faithfulness", "sanity", "report"), True
+    ),
     "world": {"size": 96, "training": {"pictures": 100, "clutter": [0, 1, 2]}},
     "models": [
         {
@@ -51,6 +62,263 @@ def blob(mask, rng, spread):
     centre = np.array([rows.mean(), columns.mean()]) + rng.normal(0, spread, 2)
     heat = np.exp(-((y - centre[0]) ** 2 + (x - centre[1]) ** 2) / 400)
     return ((heat - heat.min()) / np.ptp(heat)).astype(np.float32)
+
+
+def checked(rows, schema):
+    return tables.make_table(rows, schema).to_pylist()
+
+
+def summarise(rows, pictures, *keys, value="value"):
+    """What a summary's row has in common with every other: by keys and clutter level."""
+    clutter = {row["name"]: row["clutter"] for row in pictures}
+    groups = defaultdict(list)
+    for row in rows:
+        groups[(*(row[key] for key in keys), clutter[row["picture"]])].append(row)
+    found = []
+    for group, own in sorted(groups.items(), key=lambda item: str(item[0])):
+        values = [row[value] for row in own if row[value] is not None]
+        mean = float(np.mean(values)) if values else None
+        found.append(
+            dict(zip((*keys, "clutter"), group, strict=True))
+            | {
+                "n": len(values),
+                "missing": len(own) - len(values),
+                "mean": mean,
+                "median": float(np.median(values)) if values else None,
+                "low": min(values) if len(values) > 1 else None,
+                "high": max(values) if len(values) > 1 else None,
+            }
+        )
+    return found
+
+
+AGREEMENT_METRICS = ("spearman", "iou", "superpixel-spearman", "emd")
+FLOORS = ("random_smooth", "other_picture", "centre", "edges")
+
+
+def make_agreement(explained, pictures, seed=0):
+    """Rows of every two methods, floors and ceilings, and their summary; one map is constant."""
+    rng = np.random.default_rng([seed, 1])
+    rows = []
+    for key, pair, metric in (
+        (key, pair, metric)
+        for key in explained
+        for pair in combinations(sorted((*METHODS, "lime")), 2)
+        for metric in AGREEMENT_METRICS
+    ):
+        lost = "ablation-cam" in pair and key["picture"] == pictures[-1]["name"]
+        row = key | {"method_a": pair[0], "method_b": pair[1], "metric": metric}
+        value = {"reason": "ablation-cam: constant map"} if lost else {"value": rng.uniform(0, 0.9)}
+        rows.append(row | value | {"chance": 0.11 if metric == "iou" else 0.0})
+        for control in ("random-smooth", "other-picture", "centre", "edges", "ceiling"):
+            score = rng.uniform(0.9, 1) if control == "ceiling" else rng.uniform(-0.1, 0.3)
+            rows.append(row | {"control": control, "value": score})
+    own = [row for row in rows if "control" not in row]
+    own = [{"value": None, **row} for row in own]
+    summary = []
+    for row in summarise(own, pictures, "model", "method_a", "method_b", "metric"):
+        floors = {name: float(rng.uniform(-0.1, 0.3)) for name in FLOORS}
+        highest = max(floors, key=floors.get)
+        row |= floors | {
+            "independent": "lime" in (row["method_a"], row["method_b"]),
+            "floor": highest.replace("_", "-"),
+            "ceiling": float(rng.uniform(0.9, 1)),
+            "chance": 0.11 if row["metric"] == "iou" else 0.0,
+        }
+        if row["n"]:
+            row["relative"] = (row["mean"] - floors[highest]) / (row["ceiling"] - floors[highest])
+            row |= {"relative_low": row["relative"] - 0.2, "relative_high": row["relative"] + 0.2}
+        else:
+            row["reason"] = "no value"
+        summary.append(row)
+    return checked(rows, tables.AGREEMENT), checked(summary, tables.AGREEMENT_SUMMARY)
+
+
+def make_localization(explained, pictures, seed=0):
+    """Rows against the object and, where a prediction names one, a distractor; with summary."""
+    rng = np.random.default_rng([seed, 2])
+    metrics = ("pointing-game", "iou", "mass-inside", "average-precision")
+    rows = [
+        key
+        | {"method": method, "truth": truth, "metric": metric, "chance": 0.1, "area": 0.1}
+        | {"value": float(rng.random()), "matters": number % 3 > 0}
+        for number, key in enumerate(explained)
+        for method in (*METHODS, "lime")
+        for truth in ("object", "distractor")[: 1 + number % 2]
+        for metric in metrics
+    ]
+    lost = next(row for row in rows if row["method"] == "lime" and row["metric"] == "mass-inside")
+    lost |= {"value": None, "reason": "no positive value"}
+    summary = []
+    for causal in (False, True):
+        own = [row for row in rows if row["matters"] or not causal]
+        for row in summarise(own, pictures, "model", "method", "truth", "metric"):
+            summary.append(row | {"causal": causal, "chance": 0.1})
+    return checked(rows, tables.LOCALIZATION), checked(summary, tables.LOCALIZATION_SUMMARY)
+
+
+def make_effects(explained, pictures, seed=0):
+    rng = np.random.default_rng([seed, 3])
+    rows = [
+        key
+        | {"change": change, "logit": 5.0, "changed_logit": float(5 - rng.uniform(0, 4))}
+        | {"probability": 0.97, "changed_probability": float(rng.random())}
+        | {"changed_class": OBJECTS[int(rng.integers(3))]}
+        for key in explained
+        for change in ("without-object", "other-scene")
+    ]
+    return checked(rows, tables.EFFECTS)
+
+
+FILLED = (
+    ("deletion", "mean"),
+    ("deletion", "blur"),
+    ("insertion", "mean"),
+    ("insertion", "blur"),
+    ("road", "linear"),
+    ("average-drop", "black"),
+    ("increase", "black"),
+)
+
+
+def make_faithfulness(explained, pictures, seed=0):
+    rng = np.random.default_rng([seed, 4])
+    rows = []
+    for key in explained:
+        for method in (*METHODS, "lime"):
+            for metric, fill in FILLED:
+                row = key | {"method": method, "metric": metric, "fill": fill}
+                value, random = rng.random(2).tolist()
+                row |= {"value": value, "random": random, "difference": value - random}
+                row |= {"curve": [], "random_curve": []}
+                if metric in ("deletion", "insertion"):
+                    row |= {
+                        name: sorted(rng.random(9).tolist(), reverse=metric == "deletion")
+                        for name in ("curve", "random_curve")
+                    }
+                rows.append(row)
+    rows[0] |= dict.fromkeys(("value", "random", "difference")) | {
+        "curve": [],
+        "random_curve": [],
+        "reason": "constant map",
+    }
+    keys = ("model", "method", "metric", "fill")
+    summary = summarise(rows, pictures, *keys, value="difference")
+    summary = [row | {"value": 0.4, "random": 0.3} for row in summary]
+    return checked(rows, tables.FAITHFULNESS), checked(summary, tables.FAITHFULNESS_SUMMARY)
+
+
+STAGES = ("fc", "layer4", "layer3", "conv1")
+
+
+def make_sanity(explained, seed=0):
+    rng = np.random.default_rng([seed, 5])
+    methods = (*METHODS, "lime", "eigen-cam")
+    rows = [
+        key
+        | {"method": method, "test": test, "step": step, "stage": stage, "floor": 0.2}
+        | {"value": float(rng.uniform(-0.2, 1))}
+        for key in explained
+        for method in methods
+        for test, step, stage in (
+            ("class", 0, "box"),
+            *(("cascade", number, stage) for number, stage in enumerate(STAGES, 1)),
+        )
+    ]
+    rows[0] |= {"value": None, "reason": "constant map"}
+    summary = []
+    for model in dict.fromkeys(key["model"] for key in explained):
+        for method in methods:
+            for test, step, stage in (
+                ("class", 0, "runner-up"),
+                *(("cascade", number, stage) for number, stage in enumerate(STAGES, 1)),
+            ):
+                mean = float(rng.uniform(-0.2, 0.9))
+                row = {"model": model, "method": method, "test": test, "step": step}
+                row |= {"stage": stage, "n": 5, "missing": 0, "mean": mean, "floor": 0.2}
+                row |= {"low": mean - 0.1, "high": mean + 0.1}
+                if test == "class":
+                    row["passed"] = method != "eigen-cam"
+                elif stage == STAGES[-1]:
+                    row["passed"] = None if method == "lime" else method != "score-cam"
+                    row["reason"] = "the limit 0.1 lies within" if method == "lime" else None
+                summary.append(row)
+    return checked(rows, tables.SANITY), checked(summary, tables.SANITY_SUMMARY)
+
+
+def make_verdicts(models):
+    """Questions, correctness and claims."""
+    questions = [
+        {
+            "question": question,
+            "role": role,
+            "model": model,
+            "estimand": f"what {question} is about",
+            "estimate": estimate,
+            "low": estimate - 0.123,
+            "high": estimate + 0.123,
+            "interval": "95 % BCa bootstrap over 8 bases",
+            "bases": 8,
+            "values": 16,
+        }
+        | (
+            {"test": "sign flips", "p_value": 2 / 3 * p, "p_holm": p, "detectable": 0.217}
+            if role == "primary"
+            else {}
+        )
+        for model in models
+        for question, role, estimate, p in (
+            ("agreement-and-clutter", "primary", -0.321, 0.0316),
+            ("lime-and-clutter", "primary", -0.054, 0.412),
+            ("agreement-and-clutter:pearson", "exploratory", -0.2345, None),
+        )
+    ]
+    questions.append(
+        questions[0]
+        | {"question": "faithful-lime-or-cam", "interval": "none", "reason": "no faithfulness"}
+        | dict.fromkeys(("estimate", "low", "high", "test", "p_value", "p_holm", "detectable"))
+    )
+    correctness = [
+        {"model": model, "correct": correct, "predictor": predictor, "stratum": stratum}
+        | {"right": 30, "wrong": 10}
+        | (
+            {"reason": "the clutter of a picture is not known"}
+            if stratum == "within-clutter"
+            else {"auroc": auroc, "low": auroc - 0.15, "high": auroc + 0.15}
+        )
+        for model in models
+        for correct in ("prediction", "localization")
+        for stratum in ("all", "within-clutter", "within-area")
+        for predictor, auroc in (
+            ("top-probability", 0.81),
+            ("agreement", 0.67),
+            ("both", 0.84),
+            ("added", 0.03),
+        )
+    ]
+    claims = [
+        {
+            "claim": f"claim-{index}",
+            "says": f"Claim number {index} of the study.",
+            "estimand": f"estimand {index}",
+            "smallest_effect": 0.15,
+            "rule": f"rule {index}",
+            "estimate": None if verdict == "not testable here" else 0.31 + index / 100,
+            "low": None if verdict == "not testable here" else 0.2,
+            "high": None if verdict == "not testable here" else 0.4,
+            "bases": None if verdict == "not testable here" else 8,
+            "verdict": verdict,
+            "reason": f"reason {index}"
+            if verdict in ("inconclusive", "not testable here")
+            else None,
+        }
+        for index, verdict in enumerate((*report_verdicts.VERDICTS, "supported"))
+    ]
+    return (
+        checked(questions, tables.QUESTIONS),
+        checked(correctness, tables.CORRECTNESS),
+        checked(claims, tables.CLAIMS),
+    )
 
 
 def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), neurons=24):
@@ -97,7 +365,7 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
     labelled[3] |= {"status": "constant", "candidates": [], "top_pictures": []}
     labelled[3] |= dict.fromkeys(("concept", "similarity", "rank", "absent"))
 
-    predictions, views, heatmaps, lime, agreed, located = [], [], [], [], [], []
+    predictions, views, heatmaps, lime, shown = [], [], [], [], []
     for model in explained:
         for row, name in zip(pictures, classes, strict=True):
             right = rng.random() > row["clutter"] / 8
@@ -105,6 +373,7 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
             index = world.OBJECTS.index(predicted)
             key = {"model": model, "picture": row["name"]}
             chosen = {"target_index": index, "target_class": predicted}
+            shown.append(key | chosen)
             predictions.append(
                 key
                 | chosen
@@ -124,12 +393,10 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
             views.append(key | view | masks | {"box": [0.0, 0.0, 96.0, 96.0]})
             mask = decode_png(row["mask_visible"])
             near = mask if mask.any() else np.ones((96, 96))
-            maps = {}
             for method in METHODS:
                 heat = blob(near, rng, 4 + 5 * row["clutter"])
                 if row is pictures[-1] and method == "ablation-cam":
                     heat[:] = 0
-                maps[method] = heat
                 heatmaps.append(
                     key
                     | chosen
@@ -148,7 +415,6 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
             segments = (np.arange(96) // 16)[:, None] * 6 + np.arange(96) // 16
             inside = np.bincount(segments.ravel(), weights=near.ravel() != 0, minlength=36)
             weights = inside / 256 / 4 + rng.normal(0, 0.02 + 0.02 * row["clutter"], 36)
-            maps["lime"] = measures.Superpixels(segments, weights)
             lime.append(
                 key
                 | chosen
@@ -168,14 +434,12 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
                     "status": "ok",
                 }
             )
-            agreed += [key | one for one in agreement.compare_explanations(maps)]
-            for method, heat in maps.items():
-                scores = localization.score_localization(heat, mask)
-                located += [key | {"method": method} | one for one in scores]
 
-    def checked(rows, schema):
-        return tables.make_table(rows, schema).to_pylist()
-
+    agreed, agreed_summary = make_agreement(shown, pictures, seed)
+    located, located_summary = make_localization(shown, pictures, seed)
+    faithful, faithful_summary = make_faithfulness(shown, pictures, seed)
+    sane, sane_summary = make_sanity(shown, seed)
+    questions, correctness, claims = make_verdicts(explained)
     return report.Content(
         study=STUDY,
         pictures=checked(pictures, tables.PICTURES),
@@ -188,15 +452,18 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
         views=checked(views, tables.VIEWS),
         heatmaps=checked(heatmaps, tables.HEATMAPS),
         lime=checked(lime, tables.LIME),
-        agreement=checked(agreed, tables.AGREEMENT),
-        agreement_summary=checked(
-            agreement.summarise_agreement(agreed, pictures, 200), tables.AGREEMENT_SUMMARY
-        ),
-        localization=checked(located, tables.LOCALIZATION),
-        localization_summary=checked(
-            localization.summarise_localization(located, pictures, 200),
-            tables.LOCALIZATION_SUMMARY,
-        ),
+        agreement=agreed,
+        agreement_summary=agreed_summary,
+        localization=located,
+        localization_summary=located_summary,
+        effects=make_effects(shown, pictures, seed),
+        faithfulness=faithful,
+        faithfulness_summary=faithful_summary,
+        sanity=sane,
+        sanity_summary=sane_summary,
+        questions=questions,
+        correctness=correctness,
+        claims=claims,
         versions={"torch": "2.15.0", "numpy": "2.4.6"},
         hashes={"weights of object-net": "0" * 64},
     )
@@ -265,7 +532,8 @@ def test_page_is_well_formed(page):
 
 def test_page_tells_the_whole_story(page):
     found = [a["id"] for tag, a in page.elements if tag == "section" and "id" in a]
-    order = ["answer", "world", "neurons", "gallery", "agreement", "truth", "skipped", "method"]
+    order = ["answer", "world", "neurons", "gallery", "agreement", "faithfulness", "sanity"]
+    order += ["truth", "questions", "correctness", "claims", "skipped", "method"]
     assert [name for name in found if name in order] == order
 
 
@@ -305,8 +573,16 @@ def test_headline_numbers_are_the_tables(content, page):
     expected += [
         row["mean"]
         for row in content.localization_summary
-        if row["metric"] == "iou" and row["clutter"] in (0, 4)
+        if (row["metric"], row["truth"], row["causal"]) == ("iou", "object", False)
+        and row["clutter"] in (0, 4)
     ]
+    first = [
+        row
+        for row in content.agreement_summary
+        if (row["method_a"], row["method_b"], row["metric"]) == ("grad-cam", "lime", "spearman")
+        and row["clutter"] in (0, 4)
+    ]
+    expected += [row[key] for row in first for key in ("mean", "relative")]
     expected += [
         row["value"]
         for row in content.comparison
@@ -347,7 +623,7 @@ def test_comparison_is_shown_with_its_intervals(content):
             interval = [report.format_fixed(end, 1) for end in ends]
         elif metric in ("jaccard", "rarefied_difference"):
             interval = [report.format_fixed(end) for end in ends]
-        elif metric in (*report.COMPARISON_MEASURES, "share_category", "share_absent"):
+        elif metric in (*report_models.COMPARISON_MEASURES, "share_category", "share_absent"):
             interval = [report.format_percent(end) for end in ends]
             interval[0] = interval[0].removesuffix("\N{NO-BREAK SPACE}%")
         elif metric == "share_standing":
@@ -456,6 +732,11 @@ def test_page_of_nothing_is_a_page():
     assert {"answer", "skipped", "method"} <= set(page.ids())
 
 
+def without_clutter(rows):
+    """The rows of the lowest level as if they were of photographs."""
+    return [row | {"clutter": None} for row in rows if row["clutter"] == 0]
+
+
 def test_photographs_without_clutter(content):
     pictures = [row | {"clutter": None, "base": None} for row in content.pictures]
     photographs = replace(
@@ -463,9 +744,11 @@ def test_photographs_without_clutter(content):
         study=STUDY | {"world": None},
         pictures=pictures,
         accuracy=(),
-        agreement_summary=agreement.summarise_agreement(content.agreement, pictures, 200),
+        agreement_summary=without_clutter(content.agreement_summary),
         localization=(),
         localization_summary=(),
+        effects=(),
+        faithfulness_summary=without_clutter(content.faithfulness_summary),
     )
     page = Page(report.render_report(photographs, draw_nothing))
     assert {"agreement", "gallery"} <= set(page.ids())

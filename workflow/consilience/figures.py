@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 COLOURS = ("#d55e00", "#2b7fc0", "#0a9a70", "#c0659a", "#8a7a00", "#7a6fd0")
@@ -67,6 +68,11 @@ class Group:
         (name, value) of every single picture; a value of None is not drawn but keeps its place.
     mean, low, high
         Mean and bounds of its interval; None where not known.
+    floor, ceiling
+        What the mean is to be read against: what it would be for nothing, and the most it could
+        be; the room between them is shaded. None where not known.
+    floor_name
+        Of the floor, written at it.
     """
 
     label: str
@@ -74,6 +80,9 @@ class Group:
     mean: float | None = None
     low: float | None = None
     high: float | None = None
+    floor: float | None = None
+    ceiling: float | None = None
+    floor_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,17 @@ class Series:
     @property
     def marker(self) -> str:
         return MARKERS[self.style % len(MARKERS)]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line over an axis of numbers: ``ys`` at ``xs``, of equal length."""
+
+    label: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    style: int = 0
+    dashed: bool = False
 
 
 def enlarge(view: np.ndarray, side: int = 192) -> np.ndarray:
@@ -208,6 +228,7 @@ def plot_levels(
     beyond: int | None = None,
     percent: bool = False,
     width: float = 3.1,
+    description: str = "",
 ) -> str:
     """Plot values at ordered levels, one line a series, with intervals and every single point.
 
@@ -218,7 +239,7 @@ def plot_levels(
     name
         Letters, digits and hyphens; identifiers in the SVG begin with it.
     title
-        Heading, also what a screen reader says.
+        Heading, also what a screen reader says first.
     xlabel
         Label of the axis of levels.
     limits
@@ -231,6 +252,8 @@ def plot_levels(
         Whether to write values as percentages.
     width
         Of the chart, inches of a screen on which type is 8 points.
+    description
+        What a screen reader says after the title.
 
     Returns
     -------
@@ -238,8 +261,11 @@ def plot_levels(
         An ``<svg>`` element.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(width, 0.7 * width, left=0.42, bottom=0.38, top=0.24)
         labels = [group.label for group in series[0].groups]
+        # About what labels take at this size of type; where they do not fit, they slant.
+        slanted = 0.07 * sum(len(label) + 1 for label in labels) > width - 0.5
+        below = 0.38 + (0.045 * max(map(len, labels)) if slanted else 0)
+        figure, axes = _axes(width, 0.7 * width - 0.38 + below, left=0.42, bottom=below, top=0.24)
         places = np.arange(len(labels))
         if beyond is not None and beyond < len(labels):
             axes.axvspan(beyond - 0.5, len(labels) - 0.5, color=_INK, alpha=0.05, linewidth=0)
@@ -249,8 +275,10 @@ def plot_levels(
         tips = {}
         for index, one in enumerate(series):
             shift = 0.12 * (index - (len(series) - 1) / 2)
+            _draw_room(axes, one.groups, places, vertical=True)
             _draw_series(axes, one, places + shift, f"{name}-{index}", tips, vertical=True)
-        axes.set_xticks(places, labels)
+        slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        axes.set_xticks(places, labels, **slant)
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.set_ylim(*limits)
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
@@ -258,7 +286,11 @@ def plot_levels(
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_xlabel(xlabel)
         axes.set_title(title)
-        return _to_svg(figure, name, title, tips)
+        return _to_svg(figure, name, _say(title, description), tips)
+
+
+def _say(title: str, description: str) -> str:
+    return f"{title}. {description}" if description else title
 
 
 def plot_groups(
@@ -267,6 +299,7 @@ def plot_groups(
     title: str,
     limits: tuple[float, float],
     chance: float | None = None,
+    description: str = "",
 ) -> str:
     """Plot one row a group (from top to bottom) with its interval and every single point.
 
@@ -288,6 +321,7 @@ def plot_groups(
         tips, row = {}, 0
         for index, one in enumerate(series):
             places = np.arange(row, row + len(one.groups))
+            _draw_room(axes, one.groups, places, vertical=False)
             _draw_series(axes, one, places, f"{name}-{index}", tips, vertical=False)
             row += len(one.groups)
         axes.set_yticks(range(rows), [group.label for one in series for group in one.groups])
@@ -295,7 +329,47 @@ def plot_groups(
         axes.set_xlim(*limits)
         axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
         axes.spines["left"].set_visible(False)
-        return _to_svg(figure, name, title, tips)
+        return _to_svg(figure, name, _say(title, description), tips)
+
+
+def plot_curves(
+    curves: Sequence[Curve],
+    name: str,
+    title: str,
+    xlabel: str,
+    limits: tuple[float, float],
+    width: float = 2.1,
+    description: str = "",
+) -> str:
+    """Plot lines over shares from none to all, one of several small charts side by side.
+
+    Parameters are those of :func:`plot_levels`; ``limits`` are of the values.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(width, 0.72 * width, left=0.36, bottom=0.38, top=0.24)
+        for curve in curves:
+            axes.plot(
+                curve.xs,
+                curve.ys,
+                color=_INK if curve.dashed else COLOURS[curve.style % len(COLOURS)],
+                alpha=0.6 if curve.dashed else 1,
+                linewidth=1.1 if curve.dashed else 1.6,
+                linestyle=(0, (3, 2)) if curve.dashed else "-",
+                clip_on=False,
+            )
+        axes.set_xlim(0, 1)
+        axes.set_xticks([0, 0.5, 1])
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.set_ylim(*limits)
+        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+        axes.set_xlabel(xlabel)
+        axes.set_title(title)
+        return _to_svg(figure, name, _say(title, description), {})
 
 
 def _axes(
@@ -313,6 +387,44 @@ def _axes(
         )
     )
     return figure, axes
+
+
+def _draw_room(axes: Axes, groups: Sequence[Group], places: np.ndarray, vertical: bool) -> None:
+    """Shade the room between floor and ceiling; dash the floor, draw the ceiling through."""
+    written = ""
+    for place, group in zip(places, groups, strict=True):
+        ends = (place - 0.42, place + 0.42)
+        lines = axes.hlines if vertical else axes.vlines
+        if None not in (group.floor, group.ceiling) and group.floor < group.ceiling:
+            size = (ends[1] - ends[0], group.ceiling - group.floor)
+            corner = (ends[0], group.floor)
+            axes.add_patch(
+                Rectangle(
+                    corner if vertical else corner[::-1],
+                    *(size if vertical else size[::-1]),
+                    color=_INK,
+                    alpha=0.06,
+                    linewidth=0,
+                )
+            )
+        if group.floor is not None:
+            lines(group.floor, *ends, color=_INK, linewidth=0.9, linestyles=[(0, (3, 2))])
+            # Once where neighbours have the same, so that the names do not run into each other.
+            if group.floor_name and not (vertical and group.floor_name == written):
+                written = group.floor_name
+                at = (ends[0], group.floor) if vertical else (group.floor, ends[0])
+                axes.annotate(
+                    written,
+                    at,
+                    xytext=(1, -1.5) if vertical else (-2, -1),
+                    textcoords="offset points",
+                    ha="left" if vertical else "right",
+                    va="top",
+                    fontsize=6,
+                    alpha=0.8,
+                )
+        if group.ceiling is not None:
+            lines(group.ceiling, *ends, color=_INK, linewidth=0.9)
 
 
 def _draw_series(
