@@ -7,6 +7,7 @@ attribute, so that they are readable in light and dark and pass a strict content
 from __future__ import annotations
 
 import io
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -134,6 +135,20 @@ def enlarge(view: np.ndarray, side: int = 192) -> np.ndarray:
     longest = max(view.shape[:2])
     if factor := side // longest:
         return view.repeat(factor, axis=0).repeat(factor, axis=1)
+    return shrink(view, side)
+
+
+def shrink(view: np.ndarray, side: int = 192) -> np.ndarray:
+    """Bring a large picture down to ``side`` pixels; one that is not much larger stays as it is.
+
+    Parameters are those of :func:`enlarge`.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (height', width', 3).
+    """
+    longest = max(view.shape[:2])
     if longest <= 1.25 * side:
         return view
     size = [max(1, round(side * length / longest)) for length in view.shape[1::-1]]
@@ -229,6 +244,7 @@ def plot_levels(
     percent: bool = False,
     width: float = 3.1,
     description: str = "",
+    connected: bool = True,
 ) -> str:
     """Plot values at ordered levels, one line a series, with intervals and every single point.
 
@@ -254,6 +270,8 @@ def plot_levels(
         Of the chart, inches of a screen on which type is 8 points.
     description
         What a screen reader says after the title.
+    connected
+        Whether a line joins the means of a series.
 
     Returns
     -------
@@ -276,7 +294,8 @@ def plot_levels(
         for index, one in enumerate(series):
             shift = 0.12 * (index - (len(series) - 1) / 2)
             _draw_room(axes, one.groups, places, vertical=True)
-            _draw_series(axes, one, places + shift, f"{name}-{index}", tips, vertical=True)
+            key = f"{name}-{index}"
+            _draw_series(axes, one, places + shift, key, tips, vertical=True, connected=connected)
         slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
         axes.set_xticks(places, labels, **slant)
         axes.set_xlim(-0.5, len(labels) - 0.5)
@@ -412,15 +431,17 @@ def _draw_room(axes: Axes, groups: Sequence[Group], places: np.ndarray, vertical
             # Once where neighbours have the same, so that the names do not run into each other.
             if group.floor_name and not (vertical and group.floor_name == written):
                 written = group.floor_name
+                text = written.replace(" ", "\n") if vertical else written
                 at = (ends[0], group.floor) if vertical else (group.floor, ends[0])
                 axes.annotate(
-                    written,
+                    text,
                     at,
                     xytext=(1, -1.5) if vertical else (-2, -1),
                     textcoords="offset points",
                     ha="left" if vertical else "right",
                     va="top",
                     fontsize=6,
+                    linespacing=0.95,
                     alpha=0.8,
                 )
         if group.ceiling is not None:
@@ -434,6 +455,7 @@ def _draw_series(
     key: str,
     tips: dict[str, list[str]],
     vertical: bool,
+    connected: bool = False,
 ) -> None:
     """Draw points, intervals and means; what each point says when pointed at goes into ``tips``."""
     across, along, said = [], [], []
@@ -473,7 +495,7 @@ def _draw_series(
         marker=series.marker,
         markersize=5,
         markeredgewidth=0,
-        linewidth=1.2 if vertical else 0,
+        linewidth=1.2 if connected else 0,
         clip_on=False,
     )
 
@@ -481,12 +503,17 @@ def _draw_series(
 def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -> str:
     """Write a figure as an ``<svg>`` element to stand inside a page.
 
-    matplotlib writes styles, which a strict content security policy forbids, and identifiers that
-    several figures on one page would share.
+    matplotlib writes styles, which a strict content security policy forbids, identifiers that
+    several figures on one page would share, and more digits than a screen has.
     """
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     root = ET.fromstring(buffer.getvalue())
+    marks: dict[str, str] = {}
+
+    def rename(mark: str) -> str:
+        return f"{name}-{marks.setdefault(mark, str(len(marks)))}"
+
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
@@ -497,19 +524,23 @@ def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -
         for rule in element.attrib.pop("style", "").split(";"):
             key, _, value = rule.partition(":")
             if key.strip() and key.strip() != "font-family":
-                value = value.strip().replace(_INK, "currentColor")
-                element.set(key.strip(), value.replace("url(#", f"url(#{name}-"))
-        if "clip-path" in element.attrib:
-            element.set("clip-path", element.get("clip-path").replace("url(#", f"url(#{name}-"))
+                element.set(key.strip(), value.strip().replace(_INK, "currentColor"))
+        for key, value in element.attrib.items():
+            if found := re.fullmatch(r"url\(#(.+)\)", value):
+                element.set(key, f"url(#{rename(found[1])})")
+            elif key in ("d", "x", "y", "transform"):
+                element.set(key, _shorten(value))
         if link := element.attrib.pop(f"{{{_XLINK}}}href", None):
-            element.set("href", f"#{name}-{link[1:]}")
+            element.set("href", f"#{rename(link[1:])}")
         if mark := element.attrib.pop("id", None):
             if mark in tips:
                 uses = list(element.iter(f"{{{_SVG}}}use"))
                 for use, said in zip(uses, tips[mark], strict=True):
                     ET.SubElement(use, f"{{{_SVG}}}title").text = said
             if element.tag in (f"{{{_SVG}}}path", f"{{{_SVG}}}clipPath"):
-                element.set("id", f"{name}-{mark}")
+                element.set("id", rename(mark))
+    for element in root.iter():
+        _lift_shared(element)
     for key in ("width", "height"):
         root.attrib.pop(key)
     root.set("role", "img")
@@ -517,3 +548,23 @@ def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -
     root.set("font-family", "system-ui, sans-serif")
     root.set("stroke-linejoin", "round")
     return ET.tostring(root, encoding="unicode")
+
+
+def _shorten(numbers: str) -> str:
+    """Round the numbers of an attribute to hundredths of a point, and drop spare spaces."""
+    short = re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.2f}", numbers)
+    short = re.sub(r"(\.\d*?)0+(?!\d)", r"\1", short)
+    return " ".join(re.sub(r"\.(?!\d)", "", short).split())
+
+
+def _lift_shared(group: ET.Element) -> None:
+    """Set colours that all of a group's markers share at the group instead."""
+    uses = list(group)
+    if group.tag != f"{{{_SVG}}}g" or any(child.tag != f"{{{_SVG}}}use" for child in uses):
+        return
+    for key in ("fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width"):
+        values = {use.get(key) for use in uses}
+        if len(values) == 1 and None not in values and key not in group.attrib:
+            group.set(key, values.pop())
+            for use in uses:
+                del use.attrib[key]

@@ -34,7 +34,6 @@ from .report_base import (
     order_metrics,
     order_models,
     other_method,
-    slug,
     unique,
 )
 
@@ -346,6 +345,7 @@ def _charted(content, rows, singles, entries, measure, name) -> dict:
         "floors": FLOORS if floored or any("ceiling" in row for row in rows) else None,
         "causal": causal,
         "beyond": find_beyond(content, levels) is not None,
+        "reasons": any(row.get("reason") for row in rows),
         "missing": _count_missing(singles),
     }
 
@@ -417,7 +417,7 @@ def tell_agreement(content: Content) -> list[dict]:
                             for key in keys
                         ],
                         describe_measure(metric, AGREEMENT_MEASURES, content.study),
-                        f"agreement-{number}-{slug(metric)}-{'lime' if independent else 'cams'}",
+                        f"agree{number}{'l' if independent else 'c'}{len(metrics)}",
                     )
                     | {"headline": metric in HEADLINE}
                 )
@@ -530,7 +530,7 @@ def tell_faithfulness(content: Content) -> list[dict]:
                 )
                 for method in methods
             ]
-            name = f"faithfulness-{number}-{slug(metric)}-{slug(fill)}"
+            name = f"faith{number}-{len(charts)}"
             title = _metric_and_fill(metric, fill)
             if len(levels) > 1:
                 said = "Mean difference from a random order by clutter level. " + _describe(series)
@@ -543,6 +543,7 @@ def tell_faithfulness(content: Content) -> list[dict]:
                     [0.0] * len(levels),
                     find_beyond(content, levels),
                     description=said,
+                    connected=False,
                 )
                 legend = make_legend(series)
             else:
@@ -609,6 +610,13 @@ def _metric_and_fill(metric: str, fill: str) -> str:
     return f"{label}, {FILLS.get(fill, fill)}"
 
 
+def _way(metric: str, fill: str) -> str:
+    """Write metric and fill as part of a sentence."""
+    label = FAITHFULNESS_MEASURES.get(metric, Measure(metric)).label
+    label = label if label.isupper() else label.lower()
+    return f"{label} ({FILLS.get(fill, fill)})"
+
+
 def pool_differences(rows: Rows) -> dict[tuple[str, str, str], float]:
     """Return the mean difference over all pictures, by metric, fill and method.
 
@@ -644,24 +652,24 @@ def say_winner(rows: Rows) -> str:
             best[metric, fill] = sorted(name for name, value in values.items() if value == top)
     if not best:
         return "There are no two methods to compare, so none is named as the most faithful."
-    ways = join_words(_metric_and_fill(*way) for way in best)
+    ways = join_words(_way(*way) for way in best)
     winners = set.intersection(*map(set, best.values()))
     if len(winners) != 1 or any(len(names) > 1 for names in best.values()):
         led = defaultdict(list)
         for way, names in best.items():
-            led[" and ".join(map(method_label, names))].append(_metric_and_fill(*way))
+            led[" and ".join(map(method_label, names))].append(_way(*way))
         said = "; ".join(f"{name} by {join_words(found)}" for name, found in led.items())
         return f"The fills disagree, so no method is named as the most faithful: best is {said}."
     winner = winners.pop()
     if len(best) < len(DECIDING):
-        missing = [_metric_and_fill(*way) for way in DECIDING if way not in best]
+        missing = [_way(*way) for way in DECIDING if way not in best]
         return (
             f"{method_label(winner)} is best by {ways}, but {join_words(missing)} could not be "
             "compared, so it is not named as the most faithful."
         )
     worse = [way for way in best if pooled[*way, winner] <= 0]
     if worse:
-        said = join_words(_metric_and_fill(*way) for way in worse)
+        said = join_words(_way(*way) for way in worse)
         return (
             f"{method_label(winner)} is best throughout, but no better than a random order by "
             f"{said}."
@@ -702,7 +710,7 @@ def _curves(content: Content, rows: Rows, number: int) -> list[dict]:
                         figures.Curve("random order", xs, means[1].tolist(), dashed=True),
                         figures.Curve(label, xs, means[0].tolist(), method_style(content, method)),
                     ],
-                    f"curve-{number}-{slug(metric)}-{slug(fill)}-{slug(method)}",
+                    f"curve{number}-{len(found)}-{len(charts)}",
                     label,
                     "pixels replaced" if metric == "deletion" else "pixels put back",
                     (0, 1),
@@ -755,7 +763,7 @@ def tell_sanity(content: Content) -> list[dict]:
             charts.append(
                 figures.plot_levels(
                     [series],
-                    f"sanity-{number}-{slug(method)}",
+                    f"sanity{number}-{len(charts)}",
                     series.label,
                     "weights random down to",
                     limits,
@@ -805,8 +813,12 @@ def say_sanity(rows: Rows) -> str:
     """
     said = []
     for test, asked, failing in (
-        ("cascade", "randomised weights", "still resemble themselves when all weights are random"),
-        ("class", "another class", "do not change with the class"),
+        (
+            "cascade",
+            "randomised weights",
+            "with all weights random, maps still resemble the original ones",
+        ),
+        ("class", "another class", "maps do not change with the class"),
     ):
         judged = {row["method"]: row["passed"] for row in rows if row["test"] == test}
         # Only the last stage of the cascade has a verdict.
@@ -819,14 +831,15 @@ def say_sanity(rows: Rows) -> str:
         unknown = [method_label(name) for name in sorted(judged) if judged[name] is None]
         parts = []
         if failed:
-            parts.append(f"{join_words(failed)} fail{'s' * (len(failed) == 1)} the test of {asked}")
+            verb = "fails" if len(failed) == 1 else "fail"
+            parts.append(f"{join_words(failed)} {verb} the test of {asked}: {failing}")
         elif len(unknown) < len(judged):
             rest = " that could be judged" if unknown else ""
             parts.append(f"no method{rest} fails the test of {asked}")
         if unknown:
             parts.append(f"{join_words(unknown)} could not be judged by {asked}")
         text = "; ".join(parts)
-        said.append(text[0].upper() + text[1:] + (f" ({failing})" if failed else "") + ".")
+        said.append(f"{text[0].upper()}{text[1:]}.")
         if test == "class" and CONTROL in judged:
             name = method_label(CONTROL)
             if judged[CONTROL] is False:
@@ -870,9 +883,9 @@ def tell_truth(content: Content) -> list[dict]:
                     ],
                     [({"method": m}, method_label(m), method_style(content, m)) for m in methods],
                     describe_measure(metric, LOCALIZATION_MEASURES, content.study),
-                    f"truth-{number}-{slug(truth)}-{slug(metric)}",
+                    f"truth{number}-{len(truths)}-{index}",
                 )
-                for metric in order_metrics(against, LOCALIZATION_MEASURES)
+                for index, metric in enumerate(order_metrics(against, LOCALIZATION_MEASURES))
             ]
             truths.append(
                 {

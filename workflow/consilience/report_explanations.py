@@ -25,6 +25,9 @@ from .report_base import (
 )
 from .report_evidence import AGREEMENT_MEASURES
 
+SMALL = 128
+"""Pixels of a picture's longer side up to which the page enlarges it without smoothing."""
+
 
 def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
     """One card a model and picture, by clutter level, with a row of explanations a target."""
@@ -71,7 +74,7 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
             about = picture.get("caption") or name
             row = views[model, name]
             view = decode_png(row["view"])
-            large = figures.enlarge(view)
+            large = figures.shrink(view)  # the page enlarges small ones: a quarter of the bytes
             seen = [
                 {
                     "label": "Picture",
@@ -109,6 +112,7 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
                     **first,
                     "id": anchor,
                     "rows": rows,
+                    "small": max(view.shape[:2]) <= SMALL,
                     "superpixels": limes[_key(first)]["segments"] if _key(first) in limes else None,
                     "chosen": _chosen(first, len(rows)),
                 }
@@ -189,7 +193,7 @@ def _lime_thumb(row, view, target, outline, features, overlaps) -> dict:
         notes.append(("IoU, mask", overlaps["lime"], False))
     return {
         "label": METHODS["lime"],
-        "uri": picture_uri(figures.enlarge(outline(view, segments, weights, features)))
+        "uri": picture_uri(figures.shrink(outline(view, segments, weights, features)))
         if good
         else None,
         "missing": f"explanation is {row['status']}",

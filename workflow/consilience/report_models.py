@@ -73,7 +73,7 @@ def tell_world(content: Content) -> dict | None:
             about = row["caption"] or row["name"]
             cells.append(
                 {
-                    "uri": picture_uri(figures.enlarge(pixels)),
+                    "uri": picture_uri(figures.shrink(pixels)),
                     "alt": f"{about}, clutter level {level}",
                 }
             )
