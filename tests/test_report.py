@@ -12,6 +12,8 @@ import pytest
 from consilience import (
     comparison,
     report,
+    report_base,
+    report_evidence,
     report_models,
     report_verdicts,
     tables,
@@ -592,14 +594,45 @@ def test_headline_numbers_are_the_tables(content, page):
 
 
 def test_every_summary_value_is_shown(content, page):
-    for section, rows in (
-        ("agreement", content.agreement_summary),
-        ("truth", content.localization_summary),
+    floors = ("random_smooth", "other_picture", "centre", "edges", "ceiling", "relative")
+    for section, rows, keys in (
+        ("agreement", content.agreement_summary, ("mean", "median", "chance", *floors)),
+        ("faithfulness", content.faithfulness_summary, ("mean", "median", "value", "random")),
+        ("sanity", content.sanity_summary, ("mean", "floor")),
+        ("truth", content.localization_summary, ("mean", "median", "chance")),
+        ("questions", content.questions, ("estimate", "p_value", "p_holm", "detectable")),
+        ("correctness", content.correctness, ("auroc",)),
+        ("claims", content.claims, ("estimate", "smallest_effect")),
     ):
         shown = set(page.numbers[section])
+        assert rows
         for row in rows:
-            for key in ("mean", "median", "chance"):
-                assert row[key] is None or row[key] in shown
+            for key in keys:
+                assert row[key] is None or row[key] in shown, (section, key, row)
+
+
+def test_every_table_names_itself_its_columns_and_its_rows(html):
+    tables_found = re.findall(r"<table.*?</table>", html, flags=re.S)
+    assert len(tables_found) > 40
+    for table in tables_found:
+        assert re.search(r"<t[hr][^>]* scope=|<th scope=", table), table[:200]
+        for row in re.findall(r"<tr[^>]*>.*?</tr>", table, flags=re.S):
+            cells = re.findall(r"<(t[hd])\b", row)
+            assert cells
+        if 'class="n"' in table and "<caption" not in table:
+            # A bare list of values beside its heading.
+            assert 'class="wide"' in table
+    boxes = re.findall(r'<div class="scroll"[^>]*>\s*<table', html)
+    assert len(boxes) == len(tables_found)  # each can scroll by itself on a small screen
+
+
+def test_every_figure_says_what_it_shows(html):
+    labels = re.findall(r'<svg [^>]*role="img" aria-label="([^"]*)"', html)
+    assert len(labels) > 40
+    assert all(label.strip() for label in labels)
+    charts = [label for label in labels if "Means:" in label]
+    assert len(charts) > 40
+    assert all(re.search(r"\d\.\d\d|no value", label) for label in charts)
 
 
 def test_comparison_is_shown_with_its_intervals(content):
@@ -830,3 +863,457 @@ def test_slugs_are_identifiers_and_never_shared():
 def test_picture_is_small(html):
     # Six pictures of six thumbnails, twelve probes, samples and charts.
     assert len(html) < 1_500_000
+
+
+# --- the fourth act ----------------------------------------------------------------------------
+
+
+def part(content, *names, **changes):
+    """A page of a few tables only, which is quick to draw."""
+    bare = report.Content(study=STUDY, pictures=content.pictures)
+    kept = {name: getattr(content, name) for name in names}
+    return report.render_report(replace(bare, **kept | changes), draw_nothing)
+
+
+def only(rows, **where):
+    return [row for row in rows if where.items() <= row.items()]
+
+
+def test_lime_against_cams_stands_apart_from_cams_among_themselves(content, html):
+    section = html[
+        html.index('<section id="agreement">') : html.index('<section id="faithfulness">')
+    ]
+    apart = section.index("not three witnesses")
+    for pair in combinations(("LIME", "Grad-CAM", "Score-CAM", "Ablation-CAM"), 2):
+        found = [m.start() for m in re.finditer(re.escape(" – ".join(pair)), section)]
+        assert found
+        assert all((place < apart) == (pair[0] == "LIME") for place in found)
+
+
+def test_agreement_is_said_between_floor_and_ceiling(content, page):
+    pair = {"method_a": "grad-cam", "method_b": "lime", "metric": "spearman"}
+    for level in (0, 4):
+        (row,) = only(content.agreement_summary, **pair, clutter=level)
+        floor = row["floor"].replace("-", "_")
+        assert row[floor] == max(row[name] for name in FLOORS)
+        said = (
+            f"{report.format_percent(row['relative'], 0)} of the way from the highest floor "
+            f"({floor.replace('_', ' ')}, {report.format_fixed(row[floor])}) to the ceiling "
+            f"({report.format_fixed(row['ceiling'])})"
+        )
+        assert said in page.text["agreement"]
+        assert row["relative"] in page.numbers["answer"]
+
+
+def test_agreement_without_room_has_its_reason(content):
+    rows = [
+        row
+        | {"reason": "the ceiling is not above the floor"}
+        | dict.fromkeys(("relative", "relative_low", "relative_high"))
+        for row in content.agreement_summary
+    ]
+    page = Page(part(content, agreement_summary=rows))
+    assert "no value between floor and ceiling (the ceiling is" in page.text["agreement"]
+    assert "no value between floor and ceiling (the ceiling is" in page.text["answer"]
+
+
+def test_agreement_of_nothing_measured(content):
+    empty = ("mean", "median", "low", "high", "chance", "ceiling", "floor", *FLOORS)
+    empty += ("relative", "relative_low", "relative_high")
+    rows = [
+        row | dict.fromkeys(empty) | {"n": 0, "missing": 2, "reason": "no value"}
+        for row in content.agreement_summary
+    ]
+    page = Page(part(content, agreement_summary=rows))
+    assert page.open == []
+    assert "no value on the simplest pictures" in page.text["agreement"]
+
+
+def test_the_top_regions_floor_is_not_zero(page):
+    assert (
+        "Its floor is not 0: two random regions of this size already overlap by 0.11"
+        in (page.text["agreement"])
+    )
+
+
+def test_other_measures_are_folded(html):
+    section = html[
+        html.index('<section id="agreement">') : html.index('<section id="faithfulness">')
+    ]
+    headings = [place.start() for place in re.finditer("Earth mover’s distance</h4>", section)]
+    assert len(headings) == 2
+    for place in headings:
+        opened = section.rindex('<details class="more">', 0, place)
+        between = section[opened:place]
+        assert between.count("<details") > between.count("</details>")
+    place = section.index("Spearman’s ρ</h4>")
+    assert section[:place].count("<details") == section[:place].count("</details>")
+
+
+def test_floors_and_controls_are_no_pictures_of_their_own(content, html):
+    """Each pair's chart has a point for each picture with a value, and none for a control."""
+    section = html[
+        html.index('<section id="agreement">') : html.index('<section id="faithfulness">')
+    ]
+    chart = re.search(r'<svg [^>]*aria-label="LIME – Grad-CAM\. Spearman.*?</svg>', section, re.S)[
+        0
+    ]
+    pair = {"method_a": "grad-cam", "method_b": "lime", "metric": "spearman", "control": None}
+    rows = only(content.agreement, **pair)
+    assert rows
+    said = re.findall(r"<title>(.*?)</title>", chart)
+    assert sorted(said) == sorted(f"{row['picture']}: {row['value']:.2f}" for row in rows)
+
+
+def ways(**means):
+    """Rows of FAITHFULNESS_SUMMARY: by method, the mean of each of DECIDING's ways."""
+    return [
+        {"method": method.replace("_", "-"), "metric": metric, "fill": fill, "n": 4, "mean": mean}
+        for method, values in means.items()
+        for (metric, fill), mean in zip(report_evidence.DECIDING, values, strict=True)
+        if mean is not None
+    ]
+
+
+def test_a_winner_is_named_only_where_the_fills_agree():
+    say = report_evidence.say_winner
+    said = say(ways(lime=(0.2,) * 5, grad_cam=(0.1,) * 5))
+    assert said.startswith("LIME has the greatest mean difference from a random order by deletion ")
+    assert "ROAD (linear imputation)" in said
+    for place in range(5):
+        other = [0.1] * 5
+        other[place] = 0.3
+        said = say(ways(lime=(0.2,) * 5, grad_cam=other))
+        assert said.startswith("The fills disagree")
+        assert "Grad-CAM by" in said
+    tied = say(ways(lime=(0.2,) * 5, grad_cam=(0.1, 0.1, 0.1, 0.1, 0.2)))
+    assert tied.startswith("The fills disagree")
+    assert "no better than a random order" in say(ways(lime=(-0.1,) * 5, grad_cam=(-0.2,) * 5))
+    short = say(ways(lime=(0.2, 0.2, 0.2, 0.2, None), grad_cam=(0.1,) * 5))
+    assert "ROAD (linear imputation) could not be compared" in short
+    assert "no two methods" in say(ways(lime=(0.2,) * 5))
+    assert "no two methods" in say([])
+
+
+def test_the_winner_is_of_all_pictures_not_of_all_levels():
+    """Level 0 has one picture, level 1 has nine: the mean over pictures decides."""
+    rows = [
+        row | {"n": n, "mean": mean}
+        for row in ways(lime=(0.0,) * 5, grad_cam=(0.0,) * 5)
+        for n, mean in ((1, 1.0), (9, 0.1))
+        if row["method"] == "lime"
+    ] + [
+        row | {"n": n, "mean": mean}
+        for row in ways(grad_cam=(0.0,) * 5)
+        for n, mean in ((1, 0.0), (9, 0.3))
+    ]
+    pooled = report_evidence.pool_differences(rows)
+    assert pooled["road", "linear", "lime"] == pytest.approx(0.19)
+    assert pooled["road", "linear", "grad-cam"] == pytest.approx(0.27)
+    assert report_evidence.say_winner(rows).startswith("Grad-CAM")
+
+
+def test_faithfulness_says_what_its_rows_say(content, page):
+    said = report_evidence.say_winner(content.faithfulness_summary)
+    assert said in page.text["faithfulness"]
+    pooled = report_evidence.pool_differences(content.faithfulness_summary)
+    assert len(pooled) == len(FILLED) * 4
+    assert set(pooled.values()) <= set(page.numbers["faithfulness"])
+    assert "1 value (constant map)" in page.text["faithfulness"]
+
+
+def test_curves_are_means_beside_the_random_orders(content):
+    html = part(content, "faithfulness", "faithfulness_summary")
+    labels = re.findall(r'aria-label="([^"]*mean probability of the target[^"]*)"', html)
+    assert len(labels) == 4 * 4  # methods, deletion and insertion with two fills each
+    rows = only(content.faithfulness, method="lime", metric="insertion", fill="blur")
+    own, random = (
+        np.mean([row[key] for row in rows], axis=0)[4] for key in ("curve", "random_curve")
+    )
+    expected = (
+        f"LIME. Insertion, blurred picture: mean probability of the target over 6 pictures, at "
+        f"50\N{NO-BREAK SPACE}% of the pixels {own:.2f}, in a random order {random:.2f}."
+    )
+    assert expected in labels
+    # The first row has no curve and counts in none.
+    lost = content.faithfulness[0]
+    (label,) = [
+        text
+        for text in labels
+        if text.startswith(f"{report.method_label(lost['method'])}. Deletion, mean colour")
+    ]
+    assert "over 5 pictures" in label
+
+
+def test_sanity_names_who_fails(content, page):
+    said = page.text["sanity"]
+    assert "Score-CAM fails the test of randomised weights" in said
+    assert "LIME could not be judged by randomised weights" in said
+    assert "Eigen-CAM fails the test of another class" in said
+    assert "it never asks for the class, and is the control" in said
+    assert "the limit 0.1 lies within" in said
+    assert "Eigen-CAM fails the test of another class" in page.text["answer"]
+    for stage in STAGES:
+        assert stage in said
+
+
+def judged(test, **passed):
+    return [
+        {"method": name.replace("_", "-"), "test": test, "passed": value}
+        for name, value in passed.items()
+    ]
+
+
+def test_what_sanity_says():
+    say = report_evidence.say_sanity
+    assert say([]) == ""
+    assert say(judged("cascade", lime=True, grad_cam=True)) == (
+        "No method fails the test of randomised weights."
+    )
+    both = say(judged("cascade", lime=False, grad_cam=False))
+    assert both.startswith("Grad-CAM and LIME fail the test of randomised weights")
+    some = say(judged("class", lime=None, grad_cam=True))
+    assert some == (
+        "No method that could be judged fails the test of another class; "
+        "LIME could not be judged by another class."
+    )
+    assert say(judged("class", lime=None)) == "LIME could not be judged by another class."
+    assert "cannot be relied on" in say(judged("class", eigen_cam=True))
+    assert "cannot be relied on" not in say(judged("class", eigen_cam=False))
+    # Of the cascade only the last stage has a verdict.
+    rows = judged("cascade", lime=None) + judged("cascade", lime=False)
+    assert say(rows).startswith("LIME fails")
+    assert say(rows[::-1]).startswith("LIME fails")
+
+
+def test_truth_shows_its_kinds_and_where_the_object_matters(content, html, page):
+    said = page.text["truth"]
+    assert "Against the object" in said
+    assert "Against the distractor that a wrong prediction names" in said
+    assert "Against the scene" not in said
+    assert "Average precision" in said
+    assert html.count("it matters</span></th>") >= 4 * 4
+    causal = only(content.localization_summary, causal=True, truth="object", metric="iou")
+    assert any(row["n"] for row in causal)
+    everyone = part(
+        content,
+        "localization",
+        localization_summary=[r for r in content.localization_summary if not r["causal"]],
+    )
+    assert "it matters</span></th>" not in everyone
+
+
+def test_truth_says_who_finds_the_object(content, page):
+    for level in (0, 4):
+        rows = only(
+            content.localization_summary, metric="iou", truth="object", causal=False, clutter=level
+        )
+        best = max(rows, key=lambda row: row["mean"])
+        said = f"{report.method_label(best['method'])} with {report_base.format_mean(best)} on the"
+        assert said in page.text["truth"]
+
+
+def test_effects_are_means_of_the_rows(content, page):
+    for change in ("without-object", "other-scene"):
+        for level in (0, 2, 4):
+            own = [
+                row["changed_logit"] - row["logit"]
+                for row in only(content.effects, change=change)
+                if row["picture"].endswith(f"clutter-{level}")
+            ]
+            assert len(own) == 2
+            assert any(np.isclose(np.mean(own), x, atol=1e-12) for x in page.numbers["truth"])
+    total = np.mean(
+        [r["changed_logit"] - r["logit"] for r in only(content.effects, change="other-scene")]
+    )
+    said = f"{report.format_fixed(total)} with another scene (6 pictures)"
+    assert said in page.text["truth"]
+
+
+def test_effects_without_masks_stand_alone(content):
+    page = Page(part(content, "effects"))
+    assert "logit" in page.text["truth"]
+    assert "Against the object" not in page.text["truth"]
+
+
+def test_questions_say_what_was_tested(content, page):
+    said = page.text["questions"]
+    assert (
+        "Of 3 primary questions (one a question and model), 1 has an effect that stands after "
+        "Holm’s correction (p below 0.05): agreement and clutter, object-net "
+        "(−0.32 (−0.44 to −0.20), p = 0.032)"
+    ) in said
+    assert "an effect would likely be missed below 0.22 (lime and clutter, object-net)" in said
+    assert "1 could not be tested" in said
+    assert "no faithfulness" in said
+    assert "agreement and clutter: pearson" in said
+    assert "Only the primary questions are tested" in page.text["method"]
+
+
+def test_exploratory_questions_have_no_p_value(content):
+    html = part(content, "questions")
+    folded = html[html.index("Exploratory questions: estimates") :]
+    folded = folded[: folded.index("</details>")]
+    assert "(Holm)" not in folded
+    assert "−0.23" in folded
+    bare = part(content, questions=only(content.questions, role="exploratory"))
+    assert "No question was fixed beforehand" in bare
+
+
+def test_a_small_p_value_is_not_zero():
+    assert report_base.format_p(1e-5) == "< 0.001"
+    assert report_base.format_p(0.001) == "0.001"
+    assert report_base.format_p(1.0) == "1.000"
+    assert report_base.format_p(None) == "–"
+
+
+def test_correctness_is_said_of_all_pictures(content, page):
+    said = page.text["correctness"]
+    assert (
+        "AUROC over 30 right and 10 wrong (0.5 is chance): the model’s top probability "
+        "0.81 (0.66 to 0.96), agreement of the explanations 0.67 (0.52 to 0.82) and both together "
+        "0.84 (0.69 to 0.99); agreement adds 0.03 (−0.12 to 0.18)"
+    ) in said
+    assert "the clutter of a picture is not known" in said
+    lost = [row | {"auroc": None, "reason": "3 wrong"} for row in content.correctness]
+    assert "There is no AUROC: 3 wrong." in part(content, correctness=lost)
+
+
+def test_claims_have_verdicts_in_words_and_above(content, html, page):
+    for section in ("answer", "claims"):
+        for row in content.claims:
+            assert row["says"] in page.text[section]
+            assert row["verdict"] in page.text[section]
+    for row in content.claims:
+        for key in ("estimand", "rule", "reason"):
+            assert row[key] is None or row[key] in page.text["claims"]
+    assert (
+        "Of 5 claims of the original study, 2 supported, 1 contradicted, 1 inconclusive and "
+        "1 not testable here."
+    ) in page.text["claims"]
+    # A badge's sign belongs to its verdict.
+    for sign, verdict in re.findall(r'<span class="verdict (\w+)">([^<]*)</span>', html):
+        known = dict(zip(report_verdicts.VERDICTS, ("yes", "no", "open", "off"), strict=True))
+        known |= {"passes": "yes", "fails": "no", "not told": "open"}
+        assert known[verdict] == sign
+
+
+NEW = {
+    "agreement": ("agreement_summary",),
+    "faithfulness": ("faithfulness_summary",),
+    "sanity": ("sanity_summary",),
+    "truth": ("localization_summary",),
+    "questions": ("questions",),
+    "correctness": ("correctness",),
+    "claims": ("claims",),
+}
+
+
+@pytest.mark.parametrize("section", NEW)
+def test_each_section_stands_alone_and_leaves_no_other(content, section):
+    page = Page(part(content, *NEW[section]))
+    assert page.open == []
+    found = {a["id"] for tag, a in page.elements if tag == "section" and "id" in a}
+    assert found & set(NEW) == {section}
+    links = {a["href"] for tag, a in page.elements if tag == "a"}
+    assert links & {f"#{name}" for name in NEW} == {f"#{section}"}
+
+
+def test_undefined_values_of_every_table_are_counted(content, page):
+    said = page.text["skipped"]
+    for row in (content.faithfulness[0], content.sanity[0], content.questions[-1]):
+        assert row["reason"] in said
+    lost = content.agreement[0] | {"value": None, "control": "ceiling", "reason": "no repeats"}
+    text = Page(part(content, agreement=[lost, lost])).text["skipped"]
+    assert re.search(r"agreement, ceiling\s*no repeats\s*2", text)
+
+
+def targets_of(content):
+    """The content with a second target a picture, whose values give it away."""
+    second = {"target_index": 99, "target_class": "second class"}
+
+    def double(rows, **changes):
+        return [one for row in rows for one in (row, row | second | changes)]
+
+    return replace(
+        content,
+        predictions=[row | {"target": "top-2"} for row in double(content.predictions)],
+        heatmaps=double(content.heatmaps),
+        lime=double(content.lime),
+        agreement=double(content.agreement, value=-0.987),
+        localization=double(content.localization, value=1.987),
+        effects=double(content.effects, changed_logit=98765.0),
+        faithfulness=double(content.faithfulness, curve=[0.987] * 9, value=0.987),
+        sanity=double(content.sanity, value=0.987),
+    )
+
+
+def test_every_target_of_a_picture_has_a_row_and_summaries_take_the_first(content, html):
+    page_of_two = report.render_report(targets_of(content), draw_nothing)
+    page = Page(page_of_two)
+    assert page.open == []
+    count = len(content.predictions)
+    assert page_of_two.count('<p class="target">for <b>second class</b>') == count
+    assert page_of_two.count('<p class="target">') == 2 * count
+    assert page_of_two.count('alt="The picture as object-net sees it') == count
+    assert page_of_two.count("heatmap for second class") == 3 * count - 1  # one map is zero
+    # The second target's own values stand beside it, and nowhere in what sums up.
+    assert page.numbers["gallery"].count(-0.987) == 3 * count
+    assert page.numbers["gallery"].count(1.987) == 4 * count
+    assert "the 2 likeliest classes" in page.text["gallery"]
+    assert "has a row for each" in page.text["gallery"]
+    for section in ("agreement", "faithfulness", "sanity", "truth"):
+        assert "Only the first class of each picture counts here" in page.text[section]
+    single = re.split("<section id=", html)
+    for one, two in zip(single, re.split("<section id=", page_of_two), strict=True):
+        if one.startswith(tuple(f'"{name}"' for name in ("answer", *NEW))):
+            said = " Only the first class of each picture counts here."
+            assert two.replace(said, "") == one
+    assert f"{2 * len(content.heatmaps)} heatmap" not in page.text["skipped"]
+    assert page.text["skipped"].count("second class") == 1  # the map that is zero
+
+
+def test_one_target_is_said_once(html):
+    assert '<p class="target">' not in html
+    assert "Only the first class" not in html
+
+
+def test_text_of_the_new_tables_is_escaped(content):
+    html = part(
+        content,
+        "agreement_summary",
+        sanity_summary=[row | {"stage": NASTY, "reason": NASTY} for row in content.sanity_summary],
+        sanity=[row | {"reason": NASTY, "value": None} for row in content.sanity],
+        faithfulness_summary=[
+            row | {"method": NASTY, "fill": NASTY} for row in content.faithfulness_summary[:3]
+        ],
+        faithfulness=[row | {"method": NASTY, "fill": NASTY} for row in content.faithfulness],
+        localization_summary=[
+            row | {"method": NASTY, "truth": NASTY} for row in content.localization_summary[:3]
+        ],
+        effects=[row | {"change": NASTY} for row in content.effects],
+        questions=[
+            row | {"question": NASTY, "estimand": NASTY, "test": NASTY, "interval": NASTY}
+            for row in content.questions
+        ],
+        correctness=[
+            row | {"correct": NASTY, "predictor": NASTY, "stratum": NASTY, "reason": NASTY}
+            for row in content.correctness
+        ],
+        claims=[
+            row | dict.fromkeys(("says", "estimand", "rule", "verdict", "reason"), NASTY)
+            for row in content.claims
+        ],
+    )
+    page = Page(html)
+    assert page.open == []
+    assert "<img src=x" not in html
+    assert not any("onerror" in attributes for _, attributes in page.elements)
+    for section in ("sanity", "faithfulness", "truth", "questions", "correctness", "claims"):
+        assert NASTY in page.text[section]
+
+
+def test_pictures_drawn_for_being_hard_are_no_sample_of_the_world(content):
+    drawn = [row | {"weight": 3.0} for row in content.pictures]
+    assert "Sample pictures" in part(content, "accuracy")
+    assert "Sample pictures" not in part(content, "accuracy", pictures=drawn)

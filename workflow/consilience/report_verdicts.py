@@ -80,11 +80,11 @@ def _say_questions(rows: Rows) -> str:
         text += f": {join_words(said)}"
     rest = [row for row in asked if row not in found and row["detectable"] is not None]
     if rest:
-        sizes = [format_fixed(row["detectable"]) for row in rest]
-        text += (
-            f". Of the others, effects smaller than {join_words(sizes)} would likely have been "
-            "missed"
-        )
+        sizes = [
+            f"{format_fixed(row['detectable'])} ({question_label(row)}, {row['model']})"
+            for row in rest
+        ]
+        text += f". Of the others, an effect would likely be missed below {join_words(sizes)}"
     if unasked := len(rows) - len(asked):
         text += f". {unasked} could not be tested"
     return f"{text}."
