@@ -34,6 +34,24 @@ def groups_chart(name="chart"):
     return figures.plot_groups(series, name, "Pairs", (0, 1), chance=0.11)
 
 
+def room_chart(floor=0.2, ceiling=0.8, horizontal=False, name=NASTY):
+    groups = [
+        Group("0", [("p", 0.5)], 0.5, 0.4, 0.6, floor, ceiling, name),
+        Group("1", [("p", 0.5)], 0.5, None, None, floor, ceiling, name),
+    ]
+    if horizontal:
+        return figures.plot_groups([Series("a", groups)], "c", "t", (0, 1))
+    return figures.plot_levels([Series("a", groups)], "c", "t", "clutter", (0, 1))
+
+
+def curves_chart(name="chart"):
+    curves = [
+        figures.Curve("random", [0, 0.5, 1], [1, 0.5, 0], dashed=True),
+        figures.Curve(NASTY, [0, 0.5, 1], [1, 0.25, 0], 2),
+    ]
+    return figures.plot_curves(curves, name, "Deletion", "pixels", (0, 1), description=NASTY)
+
+
 @given(st.integers(1, 400), st.integers(1, 400))
 def test_enlarge_keeps_pixels_or_fits(height, width):
     view = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -95,7 +113,7 @@ def test_webp_is_a_picture_and_always_the_same():
     assert data == figures.encode_webp(view)
 
 
-@pytest.mark.parametrize("chart", [levels_chart, groups_chart])
+@pytest.mark.parametrize("chart", [levels_chart, groups_chart, curves_chart])
 def test_charts_are_deterministic_and_pass_a_strict_policy(chart):
     svg = chart()
     assert svg == chart()
@@ -112,7 +130,7 @@ def test_charts_are_deterministic_and_pass_a_strict_policy(chart):
                 assert value.startswith("#")
 
 
-@pytest.mark.parametrize("chart", [levels_chart, groups_chart])
+@pytest.mark.parametrize("chart", [levels_chart, groups_chart, curves_chart])
 def test_references_stay_within_the_chart(chart):
     one, other = (ET.fromstring(chart(name)) for name in ("one", "other"))
 
@@ -158,3 +176,103 @@ def test_a_chart_leaves_matplotlibs_settings_alone():
 def test_charts_of_nothing():
     assert ET.fromstring(figures.plot_levels([Series("a", [Group("0")])], "c", "t", "x", (0, 1)))
     assert ET.fromstring(figures.plot_groups([Series("a", [Group("0")])], "c", "t", (0, 1)))
+
+
+def drawn(svg, **where):
+    """Elements whose attributes have these values."""
+    return [
+        element
+        for element in ET.fromstring(svg).iter()
+        if all(element.get(key.replace("_", "-")) == value for key, value in where.items())
+    ]
+
+
+@pytest.mark.parametrize("horizontal", [False, True])
+def test_the_room_between_floor_and_ceiling_is_shaded(horizontal):
+    known = room_chart(horizontal=horizontal)
+    shaded = {"opacity": "0.06", "fill": "currentColor"}
+    assert len(drawn(known, **shaded)) == 2
+    for floor, ceiling in ((None, 0.8), (0.2, None), (0.8, 0.2), (0.5, 0.5), (None, None)):
+        assert not drawn(room_chart(floor, ceiling, horizontal), **shaded)
+
+
+def test_the_room_reaches_from_the_floor_to_the_ceiling():
+    """Both lie where the axis has them: a tenth of the axis is a tenth of its height."""
+
+    def extent(floor, ceiling):
+        path = drawn(room_chart(floor, ceiling), opacity="0.06")[0].get("d")
+        ys = [float(text) for text in path.split()[2::3]]
+        return max(ys) - min(ys)
+
+    whole = extent(0, 1)
+    assert extent(0.2, 0.8) == pytest.approx(0.6 * whole, abs=0.02)
+    assert extent(0.2, 0.3) == pytest.approx(0.1 * whole, abs=0.02)
+
+
+def test_a_floor_is_named_once_where_neighbours_share_it():
+    svg = room_chart(name="edges")
+    assert [e.text for e in ET.fromstring(svg).iter(f"{SVG}text")].count("edges") == 1
+    rows = room_chart(name="edges", horizontal=True)
+    assert [e.text for e in ET.fromstring(rows).iter(f"{SVG}text")].count("edges") == 2
+
+
+def test_a_chart_says_its_description_after_its_title():
+    root = ET.fromstring(curves_chart())
+    assert root.get("aria-label") == f"Deletion. {NASTY}"
+    assert root.get("role") == "img"
+    plain = figures.plot_levels([Series("a", [Group("0")])], "c", "t", "x", (0, 1))
+    assert ET.fromstring(plain).get("aria-label") == "t"
+
+
+def test_the_random_orders_curve_is_dashed_and_in_the_pages_colour():
+    lines = [e for e in drawn(curves_chart()) if e.get("stroke-width") in ("1.1", "1.6")]
+    assert [bool(e.get("stroke-dasharray")) for e in lines] == [True, False]
+    assert [e.get("stroke") for e in lines] == ["currentColor", figures.COLOURS[2]]
+    dashed, own = (
+        [float(x) for x in e.get("d").replace("M", "L").split("L")[2].split()] for e in lines
+    )
+    assert dashed[0] == own[0]
+    assert dashed[1] < own[1]  # at half of the pixels the own curve is lower, so further down
+
+
+def test_long_labels_of_levels_slant():
+    def slanted(labels):
+        groups = [Group(label, mean=0.5) for label in labels]
+        svg = figures.plot_levels([Series("a", groups)], "c", "t", "x", (0, 1))
+        return [
+            e.text for e in ET.fromstring(svg).iter(f"{SVG}text") if "rotate(-40" in str(e.attrib)
+        ]
+
+    assert slanted("01234") == []
+    names = [f"features.{number}" for number in range(8)]
+    assert slanted(names) == names
+
+
+def test_series_can_stand_without_lines():
+    def lines(connected):
+        groups = [Group("0", mean=0.25), Group("1", mean=0.75)]
+        svg = figures.plot_levels([Series("a", groups)], "c", "t", "x", (0, 1), connected=connected)
+        return len(drawn(svg, stroke_width="1.2"))
+
+    assert lines(True) == 1
+    assert lines(False) == 0
+
+
+@given(st.integers(1, 400), st.integers(1, 400))
+def test_shrink_leaves_small_pictures_and_fits_large_ones(height, width):
+    view = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    small = figures.shrink(view, 192)
+    if max(height, width) <= 240:
+        assert small is view
+    else:
+        assert max(small.shape[:2]) == 192
+
+
+def test_numbers_are_as_exact_as_a_screen():
+    """Hundredths of a point, and nothing else of a number is lost."""
+    assert figures._shorten("M 142.560000 0.004 L -3.999 100  L 10.50 1000 z") == (
+        "M 142.56 0 L -4 100 L 10.5 1000 z"
+    )
+    assert (
+        figures._shorten("translate(12.345 6.7) rotate(-40)") == "translate(12.35 6.7) rotate(-40)"
+    )

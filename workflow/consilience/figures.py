@@ -7,6 +7,7 @@ attribute, so that they are readable in light and dark and pass a strict content
 from __future__ import annotations
 
 import io
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 COLOURS = ("#d55e00", "#2b7fc0", "#0a9a70", "#c0659a", "#8a7a00", "#7a6fd0")
@@ -67,6 +69,11 @@ class Group:
         (name, value) of every single picture; a value of None is not drawn but keeps its place.
     mean, low, high
         Mean and bounds of its interval; None where not known.
+    floor, ceiling
+        What the mean is to be read against: what it would be for nothing, and the most it could
+        be; the room between them is shaded. None where not known.
+    floor_name
+        Of the floor, written at it.
     """
 
     label: str
@@ -74,6 +81,9 @@ class Group:
     mean: float | None = None
     low: float | None = None
     high: float | None = None
+    floor: float | None = None
+    ceiling: float | None = None
+    floor_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,17 @@ class Series:
     @property
     def marker(self) -> str:
         return MARKERS[self.style % len(MARKERS)]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line over an axis of numbers: ``ys`` at ``xs``, of equal length."""
+
+    label: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+    style: int = 0
+    dashed: bool = False
 
 
 def enlarge(view: np.ndarray, side: int = 192) -> np.ndarray:
@@ -114,6 +135,20 @@ def enlarge(view: np.ndarray, side: int = 192) -> np.ndarray:
     longest = max(view.shape[:2])
     if factor := side // longest:
         return view.repeat(factor, axis=0).repeat(factor, axis=1)
+    return shrink(view, side)
+
+
+def shrink(view: np.ndarray, side: int = 192) -> np.ndarray:
+    """Bring a large picture down to ``side`` pixels; one that is not much larger stays as it is.
+
+    Parameters are those of :func:`enlarge`.
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (height', width', 3).
+    """
+    longest = max(view.shape[:2])
     if longest <= 1.25 * side:
         return view
     size = [max(1, round(side * length / longest)) for length in view.shape[1::-1]]
@@ -208,6 +243,8 @@ def plot_levels(
     beyond: int | None = None,
     percent: bool = False,
     width: float = 3.1,
+    description: str = "",
+    connected: bool = True,
 ) -> str:
     """Plot values at ordered levels, one line a series, with intervals and every single point.
 
@@ -218,7 +255,7 @@ def plot_levels(
     name
         Letters, digits and hyphens; identifiers in the SVG begin with it.
     title
-        Heading, also what a screen reader says.
+        Heading, also what a screen reader says first.
     xlabel
         Label of the axis of levels.
     limits
@@ -231,6 +268,10 @@ def plot_levels(
         Whether to write values as percentages.
     width
         Of the chart, inches of a screen on which type is 8 points.
+    description
+        What a screen reader says after the title.
+    connected
+        Whether a line joins the means of a series.
 
     Returns
     -------
@@ -238,8 +279,11 @@ def plot_levels(
         An ``<svg>`` element.
     """
     with matplotlib.rc_context(_STYLE):
-        figure, axes = _axes(width, 0.7 * width, left=0.42, bottom=0.38, top=0.24)
         labels = [group.label for group in series[0].groups]
+        # About what labels take at this size of type; where they do not fit, they slant.
+        slanted = 0.07 * sum(len(label) + 1 for label in labels) > width - 0.5
+        below = 0.38 + (0.045 * max(map(len, labels)) if slanted else 0)
+        figure, axes = _axes(width, 0.7 * width - 0.38 + below, left=0.42, bottom=below, top=0.24)
         places = np.arange(len(labels))
         if beyond is not None and beyond < len(labels):
             axes.axvspan(beyond - 0.5, len(labels) - 0.5, color=_INK, alpha=0.05, linewidth=0)
@@ -249,8 +293,11 @@ def plot_levels(
         tips = {}
         for index, one in enumerate(series):
             shift = 0.12 * (index - (len(series) - 1) / 2)
-            _draw_series(axes, one, places + shift, f"{name}-{index}", tips, vertical=True)
-        axes.set_xticks(places, labels)
+            _draw_room(axes, one.groups, places, vertical=True)
+            key = f"{name}-{index}"
+            _draw_series(axes, one, places + shift, key, tips, vertical=True, connected=connected)
+        slant = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
+        axes.set_xticks(places, labels, **slant)
         axes.set_xlim(-0.5, len(labels) - 0.5)
         axes.set_ylim(*limits)
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
@@ -258,7 +305,11 @@ def plot_levels(
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_xlabel(xlabel)
         axes.set_title(title)
-        return _to_svg(figure, name, title, tips)
+        return _to_svg(figure, name, _say(title, description), tips)
+
+
+def _say(title: str, description: str) -> str:
+    return f"{title}. {description}" if description else title
 
 
 def plot_groups(
@@ -267,6 +318,7 @@ def plot_groups(
     title: str,
     limits: tuple[float, float],
     chance: float | None = None,
+    description: str = "",
 ) -> str:
     """Plot one row a group (from top to bottom) with its interval and every single point.
 
@@ -288,6 +340,7 @@ def plot_groups(
         tips, row = {}, 0
         for index, one in enumerate(series):
             places = np.arange(row, row + len(one.groups))
+            _draw_room(axes, one.groups, places, vertical=False)
             _draw_series(axes, one, places, f"{name}-{index}", tips, vertical=False)
             row += len(one.groups)
         axes.set_yticks(range(rows), [group.label for one in series for group in one.groups])
@@ -295,7 +348,47 @@ def plot_groups(
         axes.set_xlim(*limits)
         axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
         axes.spines["left"].set_visible(False)
-        return _to_svg(figure, name, title, tips)
+        return _to_svg(figure, name, _say(title, description), tips)
+
+
+def plot_curves(
+    curves: Sequence[Curve],
+    name: str,
+    title: str,
+    xlabel: str,
+    limits: tuple[float, float],
+    width: float = 2.1,
+    description: str = "",
+) -> str:
+    """Plot lines over shares from none to all, one of several small charts side by side.
+
+    Parameters are those of :func:`plot_levels`; ``limits`` are of the values.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _axes(width, 0.72 * width, left=0.36, bottom=0.38, top=0.24)
+        for curve in curves:
+            axes.plot(
+                curve.xs,
+                curve.ys,
+                color=_INK if curve.dashed else COLOURS[curve.style % len(COLOURS)],
+                alpha=0.6 if curve.dashed else 1,
+                linewidth=1.1 if curve.dashed else 1.6,
+                linestyle=(0, (3, 2)) if curve.dashed else "-",
+                clip_on=False,
+            )
+        axes.set_xlim(0, 1)
+        axes.set_xticks([0, 0.5, 1])
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        axes.set_ylim(*limits)
+        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+        axes.set_xlabel(xlabel)
+        axes.set_title(title)
+        return _to_svg(figure, name, _say(title, description), {})
 
 
 def _axes(
@@ -315,6 +408,46 @@ def _axes(
     return figure, axes
 
 
+def _draw_room(axes: Axes, groups: Sequence[Group], places: np.ndarray, vertical: bool) -> None:
+    """Shade the room between floor and ceiling; dash the floor, draw the ceiling through."""
+    written = ""
+    for place, group in zip(places, groups, strict=True):
+        ends = (place - 0.42, place + 0.42)
+        lines = axes.hlines if vertical else axes.vlines
+        if None not in (group.floor, group.ceiling) and group.floor < group.ceiling:
+            size = (ends[1] - ends[0], group.ceiling - group.floor)
+            corner = (ends[0], group.floor)
+            axes.add_patch(
+                Rectangle(
+                    corner if vertical else corner[::-1],
+                    *(size if vertical else size[::-1]),
+                    color=_INK,
+                    alpha=0.06,
+                    linewidth=0,
+                )
+            )
+        if group.floor is not None:
+            lines(group.floor, *ends, color=_INK, linewidth=0.9, linestyles=[(0, (3, 2))])
+            # Once where neighbours have the same, so that the names do not run into each other.
+            if group.floor_name and not (vertical and group.floor_name == written):
+                written = group.floor_name
+                text = written.replace(" ", "\n") if vertical else written
+                at = (ends[0], group.floor) if vertical else (group.floor, ends[0])
+                axes.annotate(
+                    text,
+                    at,
+                    xytext=(1, -1.5) if vertical else (-2, -1),
+                    textcoords="offset points",
+                    ha="left" if vertical else "right",
+                    va="top",
+                    fontsize=6,
+                    linespacing=0.95,
+                    alpha=0.8,
+                )
+        if group.ceiling is not None:
+            lines(group.ceiling, *ends, color=_INK, linewidth=0.9)
+
+
 def _draw_series(
     axes: Axes,
     series: Series,
@@ -322,6 +455,7 @@ def _draw_series(
     key: str,
     tips: dict[str, list[str]],
     vertical: bool,
+    connected: bool = False,
 ) -> None:
     """Draw points, intervals and means; what each point says when pointed at goes into ``tips``."""
     across, along, said = [], [], []
@@ -361,7 +495,7 @@ def _draw_series(
         marker=series.marker,
         markersize=5,
         markeredgewidth=0,
-        linewidth=1.2 if vertical else 0,
+        linewidth=1.2 if connected else 0,
         clip_on=False,
     )
 
@@ -369,12 +503,17 @@ def _draw_series(
 def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -> str:
     """Write a figure as an ``<svg>`` element to stand inside a page.
 
-    matplotlib writes styles, which a strict content security policy forbids, and identifiers that
-    several figures on one page would share.
+    matplotlib writes styles, which a strict content security policy forbids, identifiers that
+    several figures on one page would share, and more digits than a screen has.
     """
     buffer = io.StringIO()
     FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
     root = ET.fromstring(buffer.getvalue())
+    marks: dict[str, str] = {}
+
+    def rename(mark: str) -> str:
+        return f"{name}-{marks.setdefault(mark, str(len(marks)))}"
+
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag in (f"{{{_SVG}}}metadata", f"{{{_SVG}}}style"):
@@ -385,19 +524,23 @@ def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -
         for rule in element.attrib.pop("style", "").split(";"):
             key, _, value = rule.partition(":")
             if key.strip() and key.strip() != "font-family":
-                value = value.strip().replace(_INK, "currentColor")
-                element.set(key.strip(), value.replace("url(#", f"url(#{name}-"))
-        if "clip-path" in element.attrib:
-            element.set("clip-path", element.get("clip-path").replace("url(#", f"url(#{name}-"))
+                element.set(key.strip(), value.strip().replace(_INK, "currentColor"))
+        for key, value in element.attrib.items():
+            if found := re.fullmatch(r"url\(#(.+)\)", value):
+                element.set(key, f"url(#{rename(found[1])})")
+            elif key in ("d", "x", "y", "transform"):
+                element.set(key, _shorten(value))
         if link := element.attrib.pop(f"{{{_XLINK}}}href", None):
-            element.set("href", f"#{name}-{link[1:]}")
+            element.set("href", f"#{rename(link[1:])}")
         if mark := element.attrib.pop("id", None):
             if mark in tips:
                 uses = list(element.iter(f"{{{_SVG}}}use"))
                 for use, said in zip(uses, tips[mark], strict=True):
                     ET.SubElement(use, f"{{{_SVG}}}title").text = said
             if element.tag in (f"{{{_SVG}}}path", f"{{{_SVG}}}clipPath"):
-                element.set("id", f"{name}-{mark}")
+                element.set("id", rename(mark))
+    for element in root.iter():
+        _lift_shared(element)
     for key in ("width", "height"):
         root.attrib.pop(key)
     root.set("role", "img")
@@ -405,3 +548,23 @@ def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -
     root.set("font-family", "system-ui, sans-serif")
     root.set("stroke-linejoin", "round")
     return ET.tostring(root, encoding="unicode")
+
+
+def _shorten(numbers: str) -> str:
+    """Round the numbers of an attribute to hundredths of a point, and drop spare spaces."""
+    short = re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.2f}", numbers)
+    short = re.sub(r"(\.\d*?)0+(?!\d)", r"\1", short)
+    return " ".join(re.sub(r"\.(?!\d)", "", short).split())
+
+
+def _lift_shared(group: ET.Element) -> None:
+    """Set colours that all of a group's markers share at the group instead."""
+    uses = list(group)
+    if group.tag != f"{{{_SVG}}}g" or any(child.tag != f"{{{_SVG}}}use" for child in uses):
+        return
+    for key in ("fill", "fill-opacity", "stroke", "stroke-opacity", "stroke-width"):
+        values = {use.get(key) for use in uses}
+        if len(values) == 1 and None not in values and key not in group.attrib:
+            group.set(key, values.pop())
+            for use in uses:
+                del use.attrib[key]

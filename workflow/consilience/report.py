@@ -10,161 +10,67 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 
 import jinja2
 import markupsafe
-import numpy as np
 import yaml
 
-from . import figures
-from .errors import ConsilienceError
-from .images import decode_png, read_picture
-from .similarity import TERMS
+from .measures import keep_first
+from .report_base import (
+    METHODS,
+    Content,
+    Measure,
+    Outline,
+    count_things,
+    describe_measure,
+    dissected_names,
+    find_levels,
+    format_fixed,
+    format_p,
+    format_percent,
+    format_span,
+    join_words,
+    method_label,
+    names_scene,
+    order_methods,
+    order_models,
+    other_method,
+    pick_levels,
+    published_names,
+    slug,
+    unique,
+)
+from .report_evidence import (
+    AGREEMENT_MEASURES,
+    FAITHFULNESS_MEASURES,
+    LOCALIZATION_MEASURES,
+    pick_headline,
+    say_relative,
+    say_sanity,
+    tell_agreement,
+    tell_faithfulness,
+    tell_sanity,
+    tell_truth,
+    unique_rows,
+    where,
+)
+from .report_explanations import tell_gallery
+from .report_models import order_layers, summarise_layers, tell_neurons, tell_world
+from .report_verdicts import (
+    count_verdicts,
+    question_label,
+    tell_claims,
+    tell_correctness,
+    tell_questions,
+)
 from .tables import write_atomically
 
 TEMPLATES = Path(__file__).parent.parent / "report"
 """Folder of the page's templates and style sheet; a step that writes a report depends on it."""
 
-Rows = Sequence[Mapping]
-Outline = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Content:
-    """What a report is made from: the study and its tables, as rows.
-
-    A table that is empty has no place on the page. Each is named after its schema in
-    :mod:`consilience.tables`.
-
-    Attributes
-    ----------
-    study
-        The resolved configuration.
-    probe
-        Rows of ``PICTURES`` of the probe set, for the neurons' top pictures.
-    versions
-        Version by package.
-    hashes
-        SHA-256 by what it is of, such as ``weights of object``.
-    """
-
-    study: Mapping
-    pictures: Rows = ()
-    accuracy: Rows = ()
-    probe: Rows = ()
-    neurons: Rows = ()
-    concepts: Rows = ()
-    comparison: Rows = ()
-    temperature: Rows = ()
-    predictions: Rows = ()
-    views: Rows = ()
-    heatmaps: Rows = ()
-    lime: Rows = ()
-    lime_stability: Rows = ()
-    agreement: Rows = ()
-    agreement_summary: Rows = ()
-    localization: Rows = ()
-    localization_summary: Rows = ()
-    versions: Mapping[str, str] = field(default_factory=dict)
-    hashes: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Measure:
-    """How a measure is called, and how to read it."""
-
-    label: str
-    span: str = ""
-    text: str = ""
-
-
-METHODS = {
-    "grad-cam": "Grad-CAM",
-    "score-cam": "Score-CAM",
-    "ablation-cam": "Ablation-CAM",
-    "grad-cam++": "Grad-CAM++",
-    "grad-cam-elementwise": "Grad-CAM, element by element",
-    "hirescam": "HiResCAM",
-    "xgrad-cam": "XGrad-CAM",
-    "layer-cam": "Layer-CAM",
-    "eigen-grad-cam": "Eigen-Grad-CAM",
-    "seg-eigen-cam": "Seg-Eigen-CAM",
-    "eigen-cam": "Eigen-CAM",
-    "kpca-cam": "KPCA-CAM",
-    "fem": "FEM",
-    "lime": "LIME",
-}
-
-AGREEMENT_MEASURES = {
-    "spearman": Measure(
-        "Spearman’s ρ",
-        "−1 to 1",
-        "Whether two explanations rank the pixels alike. 1 is the same order, 0 what unrelated "
-        "maps score on average. Neighbouring pixels are alike, so two unrelated smooth maps stray "
-        "from 0 much further than the number of pixels suggests.",
-    ),
-    "iou": Measure(
-        "IoU of the top regions",
-        "0 to 1",
-        "Overlap of the two regions of highest value, each {top} of the area. Two random regions "
-        "of this size already overlap by {floor}.",
-    ),
-    "superpixel-spearman": Measure(
-        "Spearman’s ρ over superpixels",
-        "−1 to 1",
-        "The same over LIME’s superpixels: its weights against the sum of the map in each. Both "
-        "grow with a superpixel’s area, and so may their agreement.",
-    ),
-    "pearson": Measure(
-        "Pearson’s r",
-        "−1 to 1",
-        "Whether two maps are linearly related over the pixels; moved by how a method scales its "
-        "map. Unrelated maps score 0.",
-    ),
-}
-
-LOCALIZATION_MEASURES = {
-    "iou": Measure(
-        "IoU with the mask",
-        "0 to 1",
-        "Overlap of the object with the explanation’s top region of the object’s own area. A "
-        "random region of share a scores a / (2 − a).",
-    ),
-    "pointing-game": Measure(
-        "Pointing game",
-        "0 to 1",
-        "Share of the explanation’s strongest place that lies on the object: 0 or 1 for a single "
-        "pixel, between for a whole superpixel. A random place scores the object’s share of the "
-        "picture.",
-    ),
-    "mass-inside": Measure(
-        "Mass inside the mask",
-        "0 to 1",
-        "Share of the explanation’s positive part that lies on the object. A map without regard "
-        "to it scores the object’s share of the picture; a map that is nowhere near 0 scores low "
-        "wherever its maximum is.",
-    ),
-}
-
-COMPARISON_MEASURES = {
-    "label_is_class_name": ("Neurons of {a} named after their class", True),
-    "class_name_among_candidates": (
-        "Neurons of {a} with their class among the most similar words",
-        True,
-    ),
-    "class_name_cosine": ("CLIP’s cosine of the words of {a} and their classes’ names", False),
-    "rarefied_difference": ("Words in equal samples, {a} less {b}", False),
-    "jaccard": ("Jaccard index of the words of {a} and {b}", False),
-    "top_overlap": ("Most frequent words that {a} and {b} share", True),
-    "distribution_overlap": ("Neurons of {a} and {b} that can be paired by word", True),
-    "share_in_other": ("Neurons of {a} whose word {b} has too", True),
-}
-"""What the comparison says beside counts: a label, and whether the value is a share."""
 
 OTHER_MEASURES = (
     Measure(
@@ -200,13 +106,9 @@ ACTS = {
     "cam": "class activation maps",
     "lime": "LIME",
     "agree": "the comparison of explanations",
+    "faithfulness": "faithfulness to the model",
+    "sanity": "the sanity checks",
 }
-
-NEURONS_SHOWN = 4
-NEURON_PICTURES = 5
-CONCEPTS_SHOWN = 10
-WORDS_SHOWN = 60
-BASES_SHOWN = 3
 
 
 def write_report(content: Content, path: str | Path, outline: Outline | None = None) -> None:
@@ -229,18 +131,31 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         Draws LIME's outlines from view, segment map, weights and number of features; by default
         ``consilience.lime_image.outline``.
 
-    Of a picture that is explained for several classes the page shows the first target.
+    Of a picture that is explained for several classes the gallery shows all targets; all else is
+    of the first.
 
     Raises
     ------
     ConsilienceError
         If tables do not belong together: an explanation of a picture without a view.
     """
+    every = content
     content = dataclasses.replace(
         content,
-        predictions=_keep_first(content.predictions, "model", "picture"),
-        heatmaps=_keep_first(content.heatmaps, "model", "picture", "method"),
-        lime=_keep_first(content.lime, "model", "picture"),
+        **{
+            name: keep_first(getattr(content, name), "model", "picture")
+            for name in (
+                "predictions",
+                "heatmaps",
+                "lime",
+                "lime_stability",
+                "agreement",
+                "localization",
+                "effects",
+                "faithfulness",
+                "sanity",
+            )
+        },
     )
     if outline is None and content.lime:
         from .lime_image import outline  # imports LIME, which most of a test does without
@@ -254,7 +169,7 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        fixed=format_fixed, percent=format_percent, slug=slug, method=method_label
+        fixed=format_fixed, percent=format_percent, p=format_p, slug=slug, question=question_label
     )
     svg = markupsafe.Markup  # only for what `figures` made and escaped, and the style sheet
     study = content.study
@@ -266,183 +181,37 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         asked=_ask(content),
         off=[ACTS[act] for act in ACTS if study["acts"].get(act) is False],
         answer=_answer(content),
-        world=_world(content),
-        dissect=_dissect(content),
-        gallery=_gallery(content, outline),
-        agreement=_agreement(content),
-        truth=_truth(content),
-        skipped=_skipped(content),
+        world=tell_world(content),
+        dissect=tell_neurons(content),
+        gallery=tell_gallery(every, outline),
+        several=len(every.predictions) > len(content.predictions),
+        agreement=tell_agreement(content),
+        faithfulness=tell_faithfulness(content),
+        sanity=tell_sanity(content),
+        truth=tell_truth(content),
+        questions=tell_questions(content),
+        correctness=tell_correctness(content),
+        claims=tell_claims(content),
+        skipped=_skipped(every),
         method=_method(content),
     )
-
-
-# --- words and numbers -------------------------------------------------------------------------
-
-
-def format_fixed(value: float | None, digits: int = 2) -> str:
-    """Write a number with a fixed number of decimals and a true minus sign; – for None."""
-    if value is None:
-        return "–"
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text.replace("-", "−")
-
-
-def format_percent(value: float | None, digits: int = 1) -> str:
-    """Write a share as a percentage; one that is neither none nor all is not rounded to it."""
-    if value is None:
-        return "–"
-    text = f"{100 * value:.{digits}f}"
-    least = 10.0**-digits
-    if value < 1 - 1e-9 and float(text) >= 100:  # sums of shares miss 1 by their last digits
-        text = f"> {100 - least:.{digits}f}"
-    elif value > 1e-9 and float(text) == 0:
-        text = f"< {least:.{digits}f}"
-    return f"{text}\N{NO-BREAK SPACE}%"
-
-
-def slug(name: str) -> str:
-    """Return an identifier for a page; two names never share one.
-
-    Letters, digits, hyphens, dots and underscores stay. If anything else had to go, a hash of the
-    name keeps it apart from the others.
-    """
-    text = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
-    return text if text == name else f"{text}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def method_label(name: str) -> str:
-    """Return what the field calls a method."""
-    return METHODS.get(name, name)
-
-
-def _keep_first(rows: Rows, *keys: str) -> Rows:
-    """Keep the first of the rows that share the values of ``keys``: the first target's."""
-    kept: dict[tuple, Mapping] = {}
-    for row in rows:
-        kept.setdefault(tuple(row[key] for key in keys), row)
-    return list(kept.values())
-
-
-def _join(words: Iterable[str]) -> str:
-    """Write words as ``a, b and c``."""
-    *most, last = list(words) or [""]
-    return f"{', '.join(most)} and {last}" if most else last
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}".replace(
-        ",", "\N{NARROW NO-BREAK SPACE}"
-    )
-
-
-def _measure(metric: str, measures: Mapping[str, Measure], study: Mapping) -> Measure:
-    found = measures.get(metric, Measure(metric))
-    top = study.get("agreement", {}).get("top_fraction", 0.2)
-    text = found.text.format(top=format_percent(top, 0), floor=format_fixed(top / (2 - top)))
-    return Measure(found.label, found.span, text)
-
-
-def _span(values: Iterable[float | None], digits: int = 2) -> str:
-    """Write the least and the greatest of some values."""
-    texts = [format_fixed(value, digits) for value in sorted(v for v in values if v is not None)]
-    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
-
-
-# --- order -------------------------------------------------------------------------------------
-
-
-def _unique(items: Iterable) -> list:
-    return list(dict.fromkeys(items))
-
-
-def _levels(rows: Rows) -> list[int | None]:
-    """Clutter levels of rows, ascending; None, where clutter is not known, is the last."""
-    return sorted({row["clutter"] for row in rows}, key=lambda level: (level is None, level or 0))
-
-
-def _level_label(level: int | None) -> str:
-    return "all pictures" if level is None else str(level)
-
-
-def _models(content: Content, rows: Rows, key: str = "model") -> list[str]:
-    """Models that occur in rows, in the study's order."""
-    order = [model["name"] for model in content.study["models"]]
-    found = _unique(row[key] for row in rows)
-    return [name for name in order if name in found] + [n for n in found if n not in order]
-
-
-def _methods(content: Content, found: Iterable[str]) -> list[str]:
-    """LIME first, then the CAMs in the study's order."""
-    order = ["lime", *content.study.get("cam", {}).get("methods", ())]
-    found = set(found)
-    return [name for name in order if name in found] + sorted(found - set(order))
-
-
-def _metrics(rows: Rows, measures: Mapping[str, Measure]) -> list[str]:
-    """Measures that occur in rows, in the order in which they are declared here."""
-    found = _unique(row["metric"] for row in rows)
-    return [name for name in measures if name in found] + [n for n in found if n not in measures]
-
-
-def _style(content: Content, method: str) -> int:
-    """Number of a method's colour and marker, the same in all charts."""
-    order = ["lime", *content.study.get("cam", {}).get("methods", ())]
-    return order.index(method) if method in order else len(order)
-
-
-def _first_beyond(content: Content, levels: Sequence[int | None]) -> int | None:
-    """Index of the first level of clutter that the models were not trained on."""
-    trained = ((content.study.get("world") or {}).get("training") or {}).get("clutter")
-    if not trained:
-        return None
-    return next(
-        (i for i, level in enumerate(levels) if level is not None and level > max(trained)), None
-    )
-
-
-def _published(content: Content) -> list[str]:
-    """Names under which published descriptions take part."""
-    return [entry["name"] for entry in content.study.get("published", ())]
-
-
-def _dissected(content: Content) -> list[str]:
-    """Models whose neurons this study has labelled."""
-    published = _published(content)
-    return [name for name in _models(content, content.neurons) if name not in published]
-
-
-# --- pictures ----------------------------------------------------------------------------------
-
-
-def _uri(pixels: np.ndarray) -> str:
-    data = base64.b64encode(figures.encode_webp(pixels)).decode()
-    return f"data:image/webp;base64,{data}"
-
-
-def _place(values: np.ndarray) -> str:
-    """Say where in a picture the maximum lies."""
-    row, column = np.unravel_index(int(np.argmax(values)), values.shape)
-    down = ("upper", "middle", "lower")[3 * row // values.shape[0]]
-    across = ("left", "centre", "right")[3 * column // values.shape[1]]
-    return "centre" if (down, across) == ("middle", "centre") else f"{down} {across}"
-
-
-# --- sections ----------------------------------------------------------------------------------
 
 
 def _ask(content: Content) -> str:
     """Say what was asked."""
     questions = []
     if content.neurons:
-        names = _join(_models(content, content.neurons))
-        method = " (CLIP-Dissect)" if _dissected(content) else ""
+        names = join_words(order_models(content, content.neurons))
+        method = " (CLIP-Dissect)" if dissected_names(content) else ""
         questions.append(f"What does each neuron of {names} stand for{method}?")
-    explained = _models(content, content.predictions)
-    name, possessive = (_join(explained), "its" if len(explained) == 1 else "their")
-    about = _count(len({row["picture"] for row in content.predictions}), "picture")
+    explained = order_models(content, content.predictions)
+    name, possessive = (join_words(explained), "its" if len(explained) == 1 else "their")
+    about = count_things(len({row["picture"] for row in content.predictions}), "picture")
     if content.heatmaps:
-        found = _methods(content, (row["method"] for row in content.heatmaps))
-        questions.append(f"Where did {name} look in {about} ({_join(map(method_label, found))})?")
+        found = order_methods(content, (row["method"] for row in content.heatmaps))
+        questions.append(
+            f"Where did {name} look in {about} ({join_words(map(method_label, found))})?"
+        )
     if content.lime:
         whose = possessive if content.heatmaps else f"{name}’s"
         where = "" if content.heatmaps else f" of {about}"
@@ -450,18 +219,26 @@ def _ask(content: Content) -> str:
     if content.agreement:
         truth = ", and how right are they where the truth is known" if content.localization else ""
         questions.append(f"How far do the answers agree{truth}?")
+    if content.faithfulness_summary or content.sanity_summary:
+        parts = []
+        if content.faithfulness_summary:
+            parts.append("Do the explanations show what moves the model")
+        if content.sanity_summary:
+            start = ", and do they" if parts else "Do the explanations"
+            parts.append(f"{start} change with its weights and the class")
+        questions.append(f"{''.join(parts)}?")
     return " ".join(questions)
 
 
 def _answer(content: Content) -> dict:
     """The numbers that come first, each straight from a table."""
-    names = [model["name"] for model in content.study["models"]] + _published(content)
+    names = [model["name"] for model in content.study["models"]] + published_names(content)
     models = [
         name
         for name in names
         if any(row["model"] == name for row in (*content.accuracy, *content.neurons))
     ]
-    summary = _summarise_layers(content)
+    summary = summarise_layers(content)
     ends, clutter = _from_simple_to_cluttered(content)
     return {
         "models": models,
@@ -472,6 +249,18 @@ def _answer(content: Content) -> dict:
         "ends": ends,
         "clutter": clutter,
         "sentences": _say(content, ends, clutter, summary),
+        "relative": _relative(content),
+        "sanity": [
+            (model, say_sanity([r for r in content.sanity_summary if r["model"] == model]))
+            for model in order_models(content, content.sanity_summary)
+        ],
+        "verdicts": count_verdicts(content.claims),
+        "claims": [
+            {**row, "sign": sign}
+            for verdict, sign, _ in count_verdicts(content.claims)
+            for row in content.claims
+            if row["verdict"] == verdict
+        ],
     }
 
 
@@ -483,7 +272,7 @@ def _what_was_learned(content: Content, models: list[str], summary: list[dict]) 
         rows.append(_learned("Held-out accuracy", None, [accuracy.get(name) for name in models]))
     found = {(row["model"], row["layer"]): row for row in summary}
     for key, label in (("distinct", "Distinct words"), ("absent", "Labelled with absent words")):
-        for layer in _layers(content)[-2:]:
+        for layer in order_layers(content)[-2:]:
             cells = [found.get((name, layer), {}).get(key) for name in models]
             if any(cell is not None for cell in cells):
                 rows.append(_learned(label, layer, cells, None if key == "absent" else 0))
@@ -492,7 +281,7 @@ def _what_was_learned(content: Content, models: list[str], summary: list[dict]) 
         for row in content.comparison
         if row["metric"] == "label_is_class_name"
     }
-    for layer in _unique(layer for _, layer in named):
+    for layer in unique(layer for _, layer in named):
         cells = [named.get((name, layer)) for name in models]
         rows.append(_learned("Neurons named after their class", layer, cells))
     return rows
@@ -511,10 +300,11 @@ def _from_simple_to_cluttered(content: Content) -> tuple[list, list[dict]]:
     truth = [
         row
         for row in content.localization_summary
-        if row["metric"] == "iou" and not _names_scene(content, row["model"])
+        if (row["metric"], row["truth"], row["causal"]) == ("iou", "object", False)
+        and not names_scene(content, row["model"])
     ]
-    levels = _levels(independent or truth or accuracy)
-    ends = _unique([levels[0], levels[-1]]) if levels else []
+    levels = find_levels(independent or truth or accuracy)
+    ends = unique([levels[0], levels[-1]]) if levels else []
     groups = []
 
     def add(key, label, percent, rows):
@@ -529,11 +319,11 @@ def _from_simple_to_cluttered(content: Content) -> tuple[list, list[dict]]:
         "Right predictions, held out",
         True,
         [
-            (name, _pick(accuracy, ends, "accuracy", model=name))
-            for name in _models(content, accuracy)
+            (name, pick_levels(accuracy, ends, "accuracy", model=name))
+            for name in order_models(content, accuracy)
         ],
     )
-    models = _models(content, independent)
+    models = order_models(content, independent)
     add(
         "agreement",
         "LIME against each CAM, median Spearman’s ρ",
@@ -541,48 +331,35 @@ def _from_simple_to_cluttered(content: Content) -> tuple[list, list[dict]]:
         [
             (
                 labelled(name, models, other),
-                _pick([r for r in independent if _other(r) == other], ends, "median", model=name),
+                pick_levels(
+                    [r for r in independent if other_method(r) == other], ends, "median", model=name
+                ),
             )
             for name in models
-            for other in _methods(content, map(_other, independent))
+            for other in order_methods(content, map(other_method, independent))
         ],
     )
-    models = _models(content, truth)
+    models = order_models(content, truth)
     add(
         "truth",
         "Against the object’s mask, mean IoU",
         False,
         [
-            (labelled(name, models, method), _pick(truth, ends, "mean", model=name, method=method))
+            (
+                labelled(name, models, method),
+                pick_levels(truth, ends, "mean", model=name, method=method),
+            )
             for name in models
-            for method in _methods(content, (row["method"] for row in truth))
+            for method in order_methods(content, (row["method"] for row in truth))
         ],
     )
     return ends, groups
-
-
-def _names_scene(content: Content, name: str) -> bool:
-    return any(
-        model["name"] == name and (model.get("train") or {}).get("target") == "scene"
-        for model in content.study["models"]
-    )
 
 
 def _learned(label: str, layer: str | None, cells: list, digits: int | None = None) -> dict:
     """Make a row of what the models learned; a share where no digits are given."""
     share = digits is None
     return {"label": label, "layer": layer, "cells": cells, "percent": share, "digits": digits}
-
-
-def _pick(rows: Rows, levels: Sequence, key: str, **where) -> list:
-    """Return one value a level; None where there is no such row."""
-    found = [row for row in rows if all(row[name] == value for name, value in where.items())]
-    return [next((r[key] for r in found if r["clutter"] == level), None) for level in levels]
-
-
-def _other(row: Mapping) -> str:
-    """Return the method of a pair that is not LIME."""
-    return row["method_a"] if row["method_b"] == "lime" else row["method_b"]
 
 
 def _say(content: Content, ends: list, groups: list[dict], summary: list[dict]) -> list[str]:
@@ -596,7 +373,7 @@ def _say(content: Content, ends: list, groups: list[dict], summary: list[dict]) 
             values = [cells[index] for _, cells in rows[key] if cells[index] is not None]
             if values:
                 where = ("on the simplest pictures", "on the most cluttered")[index]
-                texts.append(_span(values) + (f" {where}" if len(ends) > 1 else ""))
+                texts.append(format_span(values) + (f" {where}" if len(ends) > 1 else ""))
         return " and ".join(texts)
 
     if "agreement" in rows:
@@ -608,9 +385,11 @@ def _say(content: Content, ends: list, groups: list[dict], summary: list[dict]) 
         chance = [
             row["chance"]
             for row in content.localization_summary
-            if row["metric"] == "iou" and row["chance"] is not None and row["clutter"] in ends
+            if (row["metric"], row["truth"], row["causal"]) == ("iou", "object", False)
+            and row["chance"] is not None
+            and row["clutter"] in ends
         ]
-        floor = f"; chance is {_span(chance)}" if chance else ""
+        floor = f"; chance is {format_span(chance)}" if chance else ""
         said.append(
             "The regions that the explanations point at meet the object with a mean IoU of "
             f"{ranges('truth')}{floor}."
@@ -618,598 +397,49 @@ def _say(content: Content, ends: list, groups: list[dict], summary: list[dict]) 
     if summary:
         last = summary[-1]["layer"]
         parts = [
-            f"{_count(row['distinct'], 'word')} for {_count(row['neurons'], 'neuron')} "
+            f"{count_things(row['distinct'], 'word')} for {count_things(row['neurons'], 'neuron')} "
             f"of {row['model']}"
             for row in summary
             if row["layer"] == last
         ]
-        said.append(f"In the last layer dissected ({last}), there are {_join(parts)}.")
+        said.append(f"In the last layer dissected ({last}), there are {join_words(parts)}.")
     return said
 
 
-def _world(content: Content) -> dict | None:
-    """Sample pictures and the models' accuracy by clutter level."""
-    known = [
-        row
-        for row in content.pictures
-        if row["clutter"] is not None and row["base"] is not None and row["error"] is None
-    ]
-    if not content.study.get("world") or not (known or content.accuracy):
-        return None
-    bases = defaultdict(dict)
-    for row in known:
-        bases[row["base"]][row["clutter"]] = row
-    levels = _levels(known)
-    samples = []
-    for base in sorted(bases)[:BASES_SHOWN]:
-        cells = []
-        for level in levels:
-            row = bases[base].get(level)
-            if row is None:
-                cells.append(None)
-                continue
-            pixels = np.asarray(read_picture(row))
-            about = row["caption"] or row["name"]
-            cells.append(
-                {"uri": _uri(figures.enlarge(pixels)), "alt": f"{about}, clutter level {level}"}
-            )
-        samples.append(cells)
-    names = [model["name"] for model in content.study["models"]]
-    by_level = [r for r in content.accuracy if r["model"] in names and r["clutter"] is not None]
-    rows, chart = [], None
-    accuracy_levels = _levels(by_level)
-    beyond = _first_beyond(content, accuracy_levels)
-    shown = sorted({*levels, *accuracy_levels})
-    first_beyond = _first_beyond(content, shown)
-    series = []
-    for index, name in enumerate(_models(content, by_level)):
-        cells = [
-            next((r for r in by_level if r["model"] == name and r["clutter"] == level), None)
-            for level in accuracy_levels
-        ]
-        rows.append({"label": name, "cells": cells})
-        groups = [
-            figures.Group(str(level), mean=cell and cell["accuracy"])
-            for level, cell in zip(accuracy_levels, cells, strict=True)
-        ]
-        series.append(figures.Series(name, groups, index + 1))
-    if series:
-        chart = figures.plot_levels(
-            series,
-            "accuracy",
-            "Held-out accuracy by clutter level",
-            "clutter level",
-            (0, 1),
-            beyond=beyond,
-            percent=True,
-        )
-    return {
-        "levels": levels,
-        "samples": samples,
-        "accuracy_levels": accuracy_levels,
-        "rows": rows,
-        "chart": chart,
-        "legend": _legend(series),
-        "beyond": None if first_beyond is None else shown[first_beyond],
-    }
-
-
-def _legend(series: Sequence[figures.Series]) -> list[dict]:
-    return [{"label": s.label, "colour": s.colour, "marker": s.marker} for s in series]
-
-
-def _layers(content: Content) -> list[str]:
-    """Dissected layers in the study's order, which is that of the network."""
-    order = _unique(
-        layer for model in content.study["models"] for layer in model.get("dissect_layers", ())
-    )
-    found = _unique(row["layer"] for row in content.neurons)
-    return [x for x in order if x in found] + [x for x in found if x not in order]
-
-
-def _summarise_layers(content: Content) -> list[dict]:
-    """Count neurons, different words and absent words by layer and model."""
-    summary = []
-    categorised = {"share_category"}
-    if any(row["value"] for row in content.comparison if row["metric"] == "share_uncategorised"):
-        categorised.add("share_uncategorised")
-    compared = {
-        (row["layer"], row["model_a"], row["metric"]): row
-        for row in content.comparison
-        if row["model_b"] is None
-    }
-    for layer in _layers(content):
-        rows = [row for row in content.neurons if row["layer"] == layer]
-        for model in _models(content, rows):
-            own = [row for row in rows if row["model"] == model]
-            labelled = [row for row in own if row["concept"] is not None]
-            absent = [row["absent"] for row in labelled if row["absent"] is not None]
-            summary.append(
-                {
-                    "layer": layer,
-                    "model": model,
-                    "neurons": len(own),
-                    "distinct": len({row["concept"] for row in labelled}),
-                    "absent": sum(absent) / len(absent) if absent else None,
-                    "compared": {
-                        metric: compared.get((layer, model, metric))
-                        for metric in (
-                            "rarefied_concepts",
-                            "rarefied_to",
-                            "share_absent",
-                            "share_standing",
-                        )
-                    },
-                    "categories": [
-                        row
-                        for row in content.comparison
-                        if (row["layer"], row["model_a"]) == (layer, model)
-                        and row["metric"] in categorised
-                    ],
-                }
-            )
-    return summary
-
-
-def _dissect(content: Content) -> dict | None:
-    if not content.neurons:
-        return None
-    probe = {row["name"]: row for row in content.probe if row["error"] is None}
-    thumbnails: dict[str, str] = {}
-
-    def thumbnail(name: str) -> str:
-        if name not in thumbnails:
-            thumbnails[name] = _uri(figures.enlarge(np.asarray(read_picture(probe[name])), 96))
-        return thumbnails[name]
-
-    summary = _summarise_layers(content)
-    layers = []
-    for layer in _layers(content):
-        concepts = [row for row in content.concepts if row["layer"] == layer]
-        models = _models(content, [row for row in content.neurons if row["layer"] == layer])
-        words = {m: {row["concept"]: row for row in concepts if row["model"] == m} for m in models}
-        most = max((row["share"] for row in concepts), default=1)
-        shown = []
-        for model in models:
-            others = set().union(*(words[other] for other in models if other != model))
-            bars = sorted(words[model].values(), key=lambda r: (-r["neurons"], r["concept"]))
-            shown.append(
-                {
-                    "model": model,
-                    "bars": [
-                        {**row, "width": round(100 * row["share"] / most, 1)}
-                        for row in bars[:CONCEPTS_SHOWN]
-                    ],
-                    "more": max(0, len(bars) - CONCEPTS_SHOWN),
-                    "exclusive": _shorten(set(words[model]) - others),
-                    "cards": _neuron_cards(content, model, layer, probe, thumbnail),
-                }
-            )
-        shared = set.intersection(*(set(words[m]) for m in models)) if len(models) > 1 else set()
-        layers.append(
-            {
-                "layer": layer,
-                "summary": [row for row in summary if row["layer"] == layer],
-                "models": shown,
-                "shared": _shorten(shared),
-                "compared": [
-                    {**row, **_compared(row)}
-                    for row in content.comparison
-                    if row["layer"] == layer and row["metric"] in COMPARISON_MEASURES
-                ],
-            }
-        )
-    return {
-        "layers": layers,
-        "dissected": _dissected(content),
-        "published": _published(content),
-        "has_absent": any(row["absent"] is not None for row in summary),
-        "temperatures": _temperatures(content),
-        "own_temperature": _own_temperature(content),
-        "significance": content.study["dissection"]["significance"],
-        "has_standing": any(row["compared"]["share_standing"] for row in summary),
-        "has_intervals": any(row["low"] is not None for row in content.comparison),
-        "categories": _unique(row["category"] for one in summary for row in one["categories"]),
-        "by_category": [
-            {**row, "categories": {one["category"]: one for one in row["categories"]}}
-            for row in summary
-        ],
-    }
-
-
-def _shorten(words: set[str]) -> str:
-    """List words, and how many more there are where they are many."""
-    shown = ", ".join(sorted(words)[:WORDS_SHOWN])
-    more = len(words) - WORDS_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
-
-
-def _compared(row: Mapping) -> dict:
-    """Say what a row of the comparison is, and how its value is written."""
-    label, as_share = COMPARISON_MEASURES[row["metric"]]
-    names = {"a": row["model_a"], "b": row["model_b"]}
-    return {"label": label.format(**names), "as_share": as_share}
-
-
-def _temperatures(content: Content) -> list[dict]:
-    """Share of all neurons that get a word of the absent half that a was not chosen on."""
-    rows = []
-    for a in _unique(row["a"] for row in content.temperature):
-        mine = [row for row in content.temperature if row["a"] == a]
-        neurons = sum(row["labelled_neurons"] for row in mine)
-        absent = sum(row["share_reported"] * row["labelled_neurons"] for row in mine)
-        rows.append({"a": a, "share": absent / neurons, "chosen": mine[0]["chosen"]})
-    return rows
-
-
-def _own_temperature(content: Content) -> float | None:
-    """Return CLIP-Dissect's temperature for the study's similarity."""
-    terms = TERMS.get(content.study["dissection"].get("similarity"))
-    return terms().a if terms else None
-
-
-def _neuron_cards(content, model, layer, probe, thumbnail) -> list[dict]:
-    """The most similar neuron of each of a few words."""
-    rows = [
-        row
-        for row in content.neurons
-        if (row["model"], row["layer"]) == (model, layer) and row["concept"] is not None
-    ]
-    best: dict[str, Mapping] = {}
-    # Published descriptions may come without a similarity, and so without a rank.
-    for row in sorted(rows, key=lambda row: (row["rank"] is None, row["rank"], row["unit"])):
-        best.setdefault(row["concept"], row)
-    return [
-        {
-            **row,
-            "pictures": [
-                {"uri": thumbnail(name), "alt": probe[name]["caption"] or name}
-                for name in row["top_pictures"][:NEURON_PICTURES]
-                if name in probe
-            ],
-        }
-        for row in list(best.values())[:NEURONS_SHOWN]
-    ]
-
-
-def _gallery(content: Content, outline: Outline | None) -> dict | None:
-    """One card a model and picture, by clutter level."""
-    if not content.views or not (content.heatmaps or content.lime):
-        return None
-    known = {row["name"]: row for row in content.pictures}
-    predictions = {(row["model"], row["picture"]): row for row in content.predictions}
-    views = {(row["model"], row["picture"]): row for row in content.views}
-    maps, limes = defaultdict(list), {}
-    methods = _methods(content, {row["method"] for row in content.heatmaps})
-    for row in sorted(content.heatmaps, key=lambda row: methods.index(row["method"])):
-        maps[row["model"], row["picture"]].append(row)
-    for row in content.lime:
-        limes[row["model"], row["picture"]] = row
-    for model, name in (*maps, *limes):
-        if (model, name) not in views or (model, name) not in predictions:
-            raise ConsilienceError(
-                f"picture {name!r} is explained for model {model!r} but has no view or no "
-                "prediction; delete its explanations and run again"
-            )
-    # By (model, picture) and method: the two values that a card shows beside its pictures.
-    correlations, overlaps = defaultdict(dict), defaultdict(dict)
-    for row in content.agreement:
-        if "lime" in (row["method_a"], row["method_b"]) and row["metric"] == "spearman":
-            correlations[row["model"], row["picture"]][_other(row)] = row["value"]
-    for row in content.localization:
-        if row["metric"] == "iou":
-            overlaps[row["model"], row["picture"]][row["method"]] = row["value"]
-
-    layered = len({row["layer"] for row in content.heatmaps}) > 1
-    features = content.study.get("lime", {}).get("num_features", 5)
-    anchors: set[str] = set()
-    models = []
-    for model in _models(content, content.predictions):
-        groups = defaultdict(list)
-        for key in sorted(key for key in views if key[0] == model and (maps[key] or key in limes)):
-            picture = known.get(key[1], {})
-            about = picture.get("caption") or key[1]
-            target = predictions[key]["target_class"]
-            view = decode_png(views[key]["view"])
-            large = figures.enlarge(view)
-            thumbs = [
-                {
-                    "label": "Picture",
-                    "uri": _uri(large),
-                    "alt": f"The picture as {model} sees it: {about}",
-                    "notes": [],
-                }
-            ]
-            for row in maps[key]:
-                thumbs.append(
-                    _cam_thumb(row, large, target, layered, correlations[key], overlaps[key])
-                )
-            if key in limes:
-                thumbs.append(
-                    _lime_thumb(limes[key], view, target, outline, features, overlaps[key])
-                )
-            if views[key]["mask_visible"] is not None:
-                thumbs.append(_mask_thumb(decode_png(views[key]["mask_visible"]), large))
-            anchor = slug(key[1])
-            anchor = anchor if anchor.startswith("picture-") else f"picture-{anchor}"
-            if anchor in anchors:  # the same picture, explained for another model
-                anchor += f"-{slug(model)}"
-            anchors.add(anchor)
-            groups[picture.get("clutter")].append(
-                {
-                    **predictions[key],
-                    "id": anchor,
-                    "thumbs": thumbs,
-                    "superpixels": limes[key]["segments"] if key in limes else None,
-                    "chosen": _chosen(predictions[key]),
-                }
-            )
-        if groups:
-            levels = sorted(groups, key=lambda level: (level is None, level or 0))
-            models.append(
-                {
-                    "model": model,
-                    "groups": [{"clutter": level, "cards": groups[level]} for level in levels],
-                }
-            )
-    return {
-        "models": models,
-        "colour_bar": figures.sample_colormap() if content.heatmaps else None,
-        "has_lime": bool(content.lime),
-        "stability": _stability(content),
-        "has_mask": any(row["mask_visible"] is not None for row in content.views),
-        "features": features,
-    }
-
-
-def _stability(content: Content) -> list[dict]:
-    """How far LIME agrees with itself, over the pictures, a row a model and measure."""
-    groups = defaultdict(list)
-    for row in content.lime_stability:
-        groups[row["model"], row["varied"], row["measure"]].append(row)
+def _relative(content: Content) -> list[dict]:
+    """LIME's agreement with the first CAM between its floor and ceiling, at both ends."""
     found = []
-    for (model, varied, measure), rows in sorted(groups.items()):
-        means = [row["mean"] for row in rows if row["mean"] is not None]
-        found.append(
-            {
-                "model": model,
-                "varied": varied,
-                "measure": {"kendall-tau": "Kendall’s τ of the weights"}.get(
-                    measure, _measure(measure, AGREEMENT_MEASURES, content.study).label
-                ),
-                "n": len(means),
-                "mean": float(np.mean(means)) if means else None,
-                "lowest": min(means, default=None),
-                "highest": max(means, default=None),
-                "chance": rows[0]["chance"],
-                "reasons": sorted({row["reason"] for row in rows if row["reason"]}),
-            }
-        )
+    models = order_models(content, content.agreement_summary)
+    for model in models:
+        rows = pick_headline(content, model)
+        levels = [row["clutter"] for row in rows]
+        for row in unique_rows(rows[:1] + rows[-1:]):
+            found.append(
+                {
+                    **row,
+                    "model": model if len(models) > 1 else None,
+                    "cam": method_label(other_method(row)),
+                    "where": where(row["clutter"], levels),
+                    "said": say_relative(row),
+                }
+            )
     return found
-
-
-def _cam_thumb(row, large, target, layered, correlations, overlaps) -> dict:
-    heat = np.asarray(row["heatmap"], dtype=np.float32).reshape(row["height"], row["width"])
-    label = method_label(row["method"])
-    good = row["status"] == "ok"
-    notes = []
-    if row["method"] in correlations:
-        notes.append(("ρ with LIME", correlations[row["method"]], False))
-    if row["method"] in overlaps:
-        notes.append(("IoU, mask", overlaps[row["method"]], False))
-    return {
-        "label": f"{label}, {row['layer']}" if layered else label,
-        "uri": _uri(figures.overlay(large, heat)) if good else None,
-        "missing": f"map is {row['status']}",
-        "alt": f"{label} heatmap for {target}, highest at the {_place(heat)}",
-        "notes": notes,
-    }
-
-
-def _lime_thumb(row, view, target, outline, features, overlaps) -> dict:
-    segments = np.asarray(row["segment_map"]).reshape(row["height"], row["width"])
-    weights = np.asarray(row["weights"], dtype=np.float64)
-    good = row["status"] == "ok"
-    notes = [("R²", row["r2"], False)]
-    if "lime" in overlaps:
-        notes.append(("IoU, mask", overlaps["lime"], False))
-    return {
-        "label": METHODS["lime"],
-        "uri": _uri(figures.enlarge(outline(view, segments, weights, features))) if good else None,
-        "missing": f"explanation is {row['status']}",
-        "alt": f"LIME: superpixels that speak for {target} outlined in yellow, the strongest at "
-        f"the {_place(weights[segments])}",
-        "notes": notes,
-    }
-
-
-def _mask_thumb(mask, large) -> dict:
-    return {
-        "label": "Known mask",
-        "uri": _uri(figures.outline_mask(large, mask)),
-        "alt": f"Mask of the object, around the {_place_of_mask(mask)}",
-        "notes": [("area", float((mask != 0).mean()), True)],
-    }
-
-
-def _place_of_mask(mask: np.ndarray) -> str:
-    """Say where in a picture the middle of a mask lies."""
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
-        return "nowhere: nothing of it is seen"
-    spot = np.zeros(mask.shape)
-    spot[int(rows.mean()), int(columns.mean())] = 1
-    return _place(spot)
-
-
-def _chosen(prediction: Mapping) -> str:
-    """Say how the explained class was chosen."""
-    kind = prediction["target"]
-    known = {"predicted": "the predicted class", "labelled": "the labelled class"}
-    if kind.startswith("top-"):
-        return "the predicted class, first of several that are explained"
-    return known.get(kind, "the class that the study gives")
-
-
-def _series(rows: Rows, singles: Rows, levels: Sequence, label: str, style: int) -> figures.Series:
-    """Make a chart's series from summary rows and the single pictures' values."""
-    clutter_of = {row["picture"]: row["clutter"] for row in singles}
-    groups = []
-    for level in levels:
-        row = next((row for row in rows if row["clutter"] == level), None)
-        points = sorted(
-            (r["picture"], r["value"]) for r in singles if clutter_of[r["picture"]] == level
-        )
-        groups.append(
-            figures.Group(
-                _level_label(level),
-                points,
-                *(row[key] if row else None for key in ("mean", "low", "high")),
-            )
-        )
-    return figures.Series(label, groups, style)
-
-
-def _with_clutter(content: Content, rows: Rows) -> list[dict]:
-    clutter = {row["name"]: row["clutter"] for row in content.pictures}
-    return [{**row, "clutter": clutter.get(row["picture"])} for row in rows]
-
-
-def _limits(values: Iterable[float | None]) -> tuple[float, float]:
-    """Return limits that hold all values, 0 and 1."""
-    low = min((value for value in values if value is not None), default=0.0)
-    return (min(0.0, np.floor(4 * low) / 4), 1.0)
-
-
-def _agreement(content: Content) -> list[dict]:
-    """By model, the independent pairs and then the CAMs among themselves."""
-    models = []
-    singles = _with_clutter(content, content.agreement)
-    for number, model in enumerate(_models(content, content.agreement_summary)):
-        own = [row for row in content.agreement_summary if row["model"] == model]
-        blocks = []
-        for independent in (True, False):
-            block = [row for row in own if row["independent"] == independent]
-            if not block:
-                continue
-            pairs = {}
-            for row in block:
-                a, b = _methods(content, (row["method_a"], row["method_b"]))
-                pairs[row["method_a"], row["method_b"]] = (a, b)
-            order = _methods(content, [m for pair in pairs.values() for m in pair])
-            keys = sorted(pairs, key=lambda key: [order.index(m) for m in pairs[key]])
-            metrics = []
-            for metric in _metrics(block, AGREEMENT_MEASURES):
-                rows = [row for row in block if row["metric"] == metric]
-                metrics.append(
-                    _charted(
-                        content,
-                        rows,
-                        [r for r in singles if r["model"] == model and r["metric"] == metric],
-                        [
-                            (
-                                {"method_a": key[0], "method_b": key[1]},
-                                " – ".join(map(method_label, pairs[key])),
-                                _style(content, pairs[key][1]) if independent else 4,
-                            )
-                            for key in keys
-                        ],
-                        _measure(metric, AGREEMENT_MEASURES, content.study),
-                        f"agreement-{number}-{slug(metric)}-{'lime' if independent else 'cams'}",
-                    )
-                )
-            blocks.append({"independent": independent, "metrics": metrics})
-        models.append({"model": model, "blocks": blocks})
-    return models
-
-
-def _truth(content: Content) -> list[dict]:
-    """By model, each method against the mask."""
-    models = []
-    singles = _with_clutter(content, content.localization)
-    for number, model in enumerate(_models(content, content.localization_summary)):
-        own = [row for row in content.localization_summary if row["model"] == model]
-        methods = _methods(content, (row["method"] for row in own))
-        metrics = []
-        for metric in _metrics(own, LOCALIZATION_MEASURES):
-            metrics.append(
-                _charted(
-                    content,
-                    [row for row in own if row["metric"] == metric],
-                    [r for r in singles if r["model"] == model and r["metric"] == metric],
-                    [({"method": m}, method_label(m), _style(content, m)) for m in methods],
-                    _measure(metric, LOCALIZATION_MEASURES, content.study),
-                    f"truth-{number}-{slug(metric)}",
-                )
-            )
-        models.append(
-            {"model": model, "metrics": metrics, "of_scene": _names_scene(content, model)}
-        )
-    return models
-
-
-def _charted(content, rows, singles, entries, measure, name) -> dict:
-    """Make a measure's table and charts: rows are pairs or methods, columns clutter levels.
-
-    ``entries`` are (keys of the summary's rows, label, style).
-    """
-    levels = _levels(rows)
-    limits = _limits([row["value"] for row in singles] + [row["low"] for row in rows])
-    table, series, chances = [], [], []
-    for keys, label, style in entries:
-        own = [row for row in rows if keys.items() <= row.items()]
-        if not own:
-            continue
-        cells = [next((r for r in own if r["clutter"] == level), None) for level in levels]
-        table.append({"label": label, "cells": cells})
-        single = [row for row in singles if keys.items() <= row.items()]
-        series.append(_series(own, single, levels, label, style))
-        chances.append([cell and cell["chance"] for cell in cells])
-    if len(levels) > 1:
-        charts = [
-            figures.plot_levels(
-                [one],
-                f"{name}-{index}",
-                one.label,
-                "clutter level",
-                limits,
-                chance,
-                _first_beyond(content, levels),
-                width=3.1 if len(series) <= 3 else 2.5,
-            )
-            for index, (one, chance) in enumerate(zip(series, chances, strict=True))
-        ]
-    else:
-        relabelled = [
-            figures.Series(
-                one.label,
-                [figures.Group(one.label, g.points, g.mean, g.low, g.high) for g in one.groups],
-                one.style,
-            )
-            for one in series
-        ]
-        known = [value for row in chances for value in row if value is not None]
-        chance = float(np.mean(known)) if known else None
-        charts = [figures.plot_groups(relabelled, name, measure.label, limits, chance)]
-    return {
-        "measure": measure,
-        "levels": [_level_label(level) for level in levels],
-        "by_clutter": levels != [None],
-        "rows": table,
-        "charts": charts,
-        "beyond": _first_beyond(content, levels) is not None,
-        "missing": sum(row["missing"] for row in rows),
-    }
 
 
 def _skipped(content: Content) -> dict:
     """Everything that could not be used, by name."""
     degenerate = [
-        (row["model"], row["picture"], method_label(row["method"]), row["status"])
+        (
+            row["model"],
+            row["picture"],
+            row["target_class"],
+            method_label(row["method"]),
+            row["status"],
+        )
         for row in content.heatmaps
         if row["status"] != "ok"
     ] + [
-        (row["model"], row["picture"], METHODS["lime"], row["status"])
+        (row["model"], row["picture"], row["target_class"], METHODS["lime"], row["status"])
         for row in content.lime
         if row["status"] != "ok"
     ]
@@ -1218,18 +448,30 @@ def _skipped(content: Content) -> dict:
         if row["concept"] is None:
             unlabelled[row["model"], row["layer"], row["status"]].append(str(row["unit"]))
     missing: Counter = Counter()
-    for what, rows, measures in (
+    scored = (
         ("agreement", content.agreement, AGREEMENT_MEASURES),
+        ("faithfulness", content.faithfulness, FAITHFULNESS_MEASURES),
         ("truth", content.localization, LOCALIZATION_MEASURES),
         ("comparison", content.comparison, {}),
-    ):
+    )
+    for what, rows, measures in scored:
         for row in rows:
             if row["value"] is None:
-                label = _measure(row["metric"], measures, content.study).label
-                missing[what, label, row["reason"] or "no reason given"] += 1
-    values = sum(
-        len(rows) for rows in (content.agreement, content.localization, content.comparison)
-    )
+                label = describe_measure(row["metric"], measures, content.study).label
+                of = f"{what}, {row['control']}" if row.get("control") else what
+                missing[of, label, row["reason"] or "no reason given"] += 1
+    for row in content.sanity:
+        if row["value"] is None:
+            missing["sanity", row["test"], row["reason"] or "no reason given"] += 1
+    for what, rows, name, key in (
+        ("questions", content.questions, "question", "estimate"),
+        ("correctness", content.correctness, "predictor", "auroc"),
+        ("claims", content.claims, "claim", "estimate"),
+    ):
+        for row in rows:
+            if row[key] is None:
+                missing[what, row[name], row["reason"] or "no reason given"] += 1
+    values = sum(len(rows) for _, rows, _ in scored) + len(content.sanity)
     return {
         "undecoded": [(r["name"], r["error"]) for r in content.pictures if r["error"] is not None],
         "undecoded_probe": [
@@ -1241,10 +483,10 @@ def _skipped(content: Content) -> dict:
         "checked": [
             text
             for number, text in (
-                (len(content.pictures), _count(len(content.pictures), "picture")),
-                (len(content.heatmaps), _count(len(content.heatmaps), "heatmap")),
-                (len(content.lime), _count(len(content.lime), "LIME explanation")),
-                (values, _count(values, "value")),
+                (len(content.pictures), count_things(len(content.pictures), "picture")),
+                (len(content.heatmaps), count_things(len(content.heatmaps), "heatmap")),
+                (len(content.lime), count_things(len(content.lime), "LIME explanation")),
+                (values, count_things(values, "value")),
             )
             if number
         ],
@@ -1258,7 +500,7 @@ def _method(content: Content) -> dict:
     for measure, is_there in zip(
         OTHER_MEASURES,
         (
-            _dissected(content),
+            dissected_names(content),
             "rarefied_concepts" in compared,
             "class_name_cosine" in compared,
             content.lime,
@@ -1267,12 +509,6 @@ def _method(content: Content) -> dict:
     ):
         if is_there:
             measures.append(measure)
-    for rows, known in (
-        (content.agreement_summary, AGREEMENT_MEASURES),
-        (content.localization_summary, LOCALIZATION_MEASURES),
-    ):
-        for metric in _metrics(rows, known):
-            measures.append(_measure(metric, known, content.study))
     seeds = [("study", content.study.get("seed"))]
     for model in content.study["models"]:
         if model.get("train"):

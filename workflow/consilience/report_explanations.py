@@ -1,0 +1,239 @@
+"""The report's gallery: every picture with its explanations."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import numpy as np
+
+from . import figures
+from .errors import ConsilienceError
+from .images import decode_png
+from .measures import keep_first
+from .report_base import (
+    METHODS,
+    Content,
+    Outline,
+    describe_measure,
+    method_label,
+    order_methods,
+    order_models,
+    other_method,
+    picture_uri,
+    slug,
+)
+from .report_evidence import AGREEMENT_MEASURES
+
+SMALL = 128
+"""Pixels of a picture's longer side up to which the page enlarges it without smoothing."""
+
+
+def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
+    """One card a model and picture, by clutter level, with a row of explanations a target."""
+    if not content.views or not (content.heatmaps or content.lime):
+        return None
+    known = {row["name"]: row for row in content.pictures}
+    views = {(row["model"], row["picture"]): row for row in content.views}
+    # By (model, picture) the targets, and by these and the class what explains it.
+    predictions = defaultdict(list)
+    for row in content.predictions:
+        predictions[row["model"], row["picture"]].append(row)
+    maps, limes = defaultdict(list), {}
+    methods = order_methods(content, {row["method"] for row in content.heatmaps})
+    for row in sorted(content.heatmaps, key=lambda row: methods.index(row["method"])):
+        maps[_key(row)].append(row)
+    for row in content.lime:
+        limes[_key(row)] = row
+    explained = {key[:2] for key in (*maps, *limes)}
+    targets = {_key(row) for row in content.predictions}
+    for key in (*maps, *limes):
+        if key[:2] not in views or key not in targets:
+            raise ConsilienceError(
+                f"picture {key[1]!r} is explained for model {key[0]!r} but has no view or no "
+                "prediction; delete its explanations and run again"
+            )
+    # The two values that a card shows beside its pictures, by method.
+    correlations, overlaps = defaultdict(dict), defaultdict(dict)
+    for row in content.agreement:
+        pair = (row["method_a"], row["method_b"])
+        if row["control"] is None and row["metric"] == "spearman" and "lime" in pair:
+            correlations[_key(row)][other_method(row)] = row["value"]
+    for row in content.localization:
+        if row["metric"] == "iou" and row["truth"] == "object":
+            overlaps[_key(row)][row["method"]] = row["value"]
+
+    layered = len({row["layer"] for row in content.heatmaps}) > 1
+    features = content.study.get("lime", {}).get("num_features", 5)
+    anchors: set[str] = set()
+    models = []
+    for model in order_models(content, content.predictions):
+        groups = defaultdict(list)
+        for name in sorted(name for owner, name in explained if owner == model):
+            picture = known.get(name, {})
+            about = picture.get("caption") or name
+            row = views[model, name]
+            view = decode_png(row["view"])
+            large = figures.shrink(view)  # the page enlarges small ones: a quarter of the bytes
+            seen = [
+                {
+                    "label": "Picture",
+                    "uri": picture_uri(large),
+                    "alt": f"The picture as {model} sees it: {about}",
+                    "notes": [],
+                }
+            ]
+            mask = row["mask_visible"]
+            known_mask = [] if mask is None else [_mask_thumb(decode_png(mask), large)]
+            rows = []
+            for prediction in predictions[model, name]:
+                key = _key(prediction)
+                target = prediction["target_class"]
+                thumbs = [
+                    _cam_thumb(one, large, target, layered, correlations[key], overlaps[key])
+                    for one in maps.get(key, ())
+                ]
+                if key in limes:
+                    thumbs.append(
+                        _lime_thumb(limes[key], view, target, outline, features, overlaps[key])
+                    )
+                if thumbs:
+                    rows.append({**prediction, "thumbs": thumbs})
+            # The picture itself and its mask belong to all targets, and stand beside the first.
+            rows[0]["thumbs"] = [*seen, *rows[0]["thumbs"], *known_mask]
+            anchor = slug(name)
+            anchor = anchor if anchor.startswith("picture-") else f"picture-{anchor}"
+            if anchor in anchors:  # the same picture, explained for another model
+                anchor += f"-{slug(model)}"
+            anchors.add(anchor)
+            first = predictions[model, name][0]
+            groups[picture.get("clutter")].append(
+                {
+                    **first,
+                    "id": anchor,
+                    "rows": rows,
+                    "small": max(view.shape[:2]) <= SMALL,
+                    "superpixels": limes[_key(first)]["segments"] if _key(first) in limes else None,
+                    "chosen": _chosen(first, len(rows)),
+                }
+            )
+        if groups:
+            levels = sorted(groups, key=lambda level: (level is None, level or 0))
+            models.append(
+                {
+                    "model": model,
+                    "groups": [{"clutter": level, "cards": groups[level]} for level in levels],
+                }
+            )
+    return {
+        "models": models,
+        "colour_bar": figures.sample_colormap() if content.heatmaps else None,
+        "has_lime": bool(content.lime),
+        "stability": _stability(content),
+        "has_mask": any(row["mask_visible"] is not None for row in content.views),
+        "features": features,
+    }
+
+
+def _key(row: Mapping) -> tuple[str, str, int]:
+    """Return whose explanation a row is: model, picture and target."""
+    return row["model"], row["picture"], row["target_index"]
+
+
+def _stability(content: Content) -> list[dict]:
+    """How far LIME agrees with itself, over the pictures, a row a model and measure."""
+    groups = defaultdict(list)
+    for row in keep_first(content.lime_stability, "model", "picture"):
+        groups[row["model"], row["varied"], row["measure"]].append(row)
+    found = []
+    for (model, varied, measure), rows in sorted(groups.items()):
+        means = [row["mean"] for row in rows if row["mean"] is not None]
+        found.append(
+            {
+                "model": model,
+                "varied": varied,
+                "measure": {"kendall-tau": "Kendall’s τ of the weights"}.get(
+                    measure, describe_measure(measure, AGREEMENT_MEASURES, content.study).label
+                ),
+                "n": len(means),
+                "mean": float(np.mean(means)) if means else None,
+                "lowest": min(means, default=None),
+                "highest": max(means, default=None),
+                "chance": rows[0]["chance"],
+                "reasons": sorted({row["reason"] for row in rows if row["reason"]}),
+            }
+        )
+    return found
+
+
+def _cam_thumb(row, large, target, layered, correlations, overlaps) -> dict:
+    heat = np.asarray(row["heatmap"], dtype=np.float32).reshape(row["height"], row["width"])
+    label = method_label(row["method"])
+    good = row["status"] == "ok"
+    notes = []
+    if row["method"] in correlations:
+        notes.append(("ρ with LIME", correlations[row["method"]], False))
+    if row["method"] in overlaps:
+        notes.append(("IoU, mask", overlaps[row["method"]], False))
+    return {
+        "label": f"{label}, {row['layer']}" if layered else label,
+        "uri": picture_uri(figures.overlay(large, heat)) if good else None,
+        "missing": f"map is {row['status']}",
+        "alt": f"{label} heatmap for {target}, highest at the {_place(heat)}",
+        "notes": notes,
+    }
+
+
+def _lime_thumb(row, view, target, outline, features, overlaps) -> dict:
+    segments = np.asarray(row["segment_map"]).reshape(row["height"], row["width"])
+    weights = np.asarray(row["weights"], dtype=np.float64)
+    good = row["status"] == "ok"
+    notes = [("R²", row["r2"], False)]
+    if "lime" in overlaps:
+        notes.append(("IoU, mask", overlaps["lime"], False))
+    return {
+        "label": METHODS["lime"],
+        "uri": picture_uri(figures.shrink(outline(view, segments, weights, features)))
+        if good
+        else None,
+        "missing": f"explanation is {row['status']}",
+        "alt": f"LIME: superpixels that speak for {target} outlined in yellow, the strongest at "
+        f"the {_place(weights[segments])}",
+        "notes": notes,
+    }
+
+
+def _mask_thumb(mask, large) -> dict:
+    return {
+        "label": "Known mask",
+        "uri": picture_uri(figures.outline_mask(large, mask)),
+        "alt": f"Mask of the object, around the {_place_of_mask(mask)}",
+        "notes": [("area", float((mask != 0).mean()), True)],
+    }
+
+
+def _place_of_mask(mask: np.ndarray) -> str:
+    """Say where in a picture the middle of a mask lies."""
+    rows, columns = np.nonzero(mask)
+    if not len(rows):
+        return "nowhere: nothing of it is seen"
+    spot = np.zeros(mask.shape)
+    spot[int(rows.mean()), int(columns.mean())] = 1
+    return _place(spot)
+
+
+def _chosen(prediction: Mapping, targets: int) -> str:
+    """Say how the explained class was chosen."""
+    kind = prediction["target"]
+    known = {"predicted": "the predicted class", "labelled": "the labelled class"}
+    if kind.startswith("top-"):
+        return f"the {targets} likeliest classes" if targets > 1 else "the likeliest class"
+    return known.get(kind, "the class that the study gives")
+
+
+def _place(values: np.ndarray) -> str:
+    """Say where in a picture the maximum lies."""
+    row, column = np.unravel_index(int(np.argmax(values)), values.shape)
+    down = ("upper", "middle", "lower")[3 * row // values.shape[0]]
+    across = ("left", "centre", "right")[3 * column // values.shape[1]]
+    return "centre" if (down, across) == ("middle", "centre") else f"{down} {across}"
