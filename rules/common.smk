@@ -218,6 +218,8 @@ def rendered_sources():
         if "wrong" in source:
             sources.append({"wrong": {"clutter": source["wrong"]["clutter"]}})
     return ordered(sources)
+
+
 def sanity_methods(name):
     """The methods whose explanations of a model are held against other weights and classes."""
     methods = STUDY["sanity"]["methods"]

@@ -1,4 +1,4 @@
-# Fourth act: What the measures say of the study's questions and of the original study's claims.
+# Fourth act: what the measures say of the study's questions and of the original study's claims.
 
 # What tells which data a compared model was trained on. Claims about these data are not judged by
 # the world's own nets, so that a study of these alone does not wait for the comparison.

@@ -1,4 +1,4 @@
-# Fourth act: Whether explanations follow the weights and the class.
+# Fourth act: whether explanations follow the weights and the class.
 
 
 # One job a model: the pictures that are explained again are few, and chosen from all.

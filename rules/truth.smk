@@ -1,4 +1,4 @@
-# Fourth act: How right the explanations are where the truth is known.
+# Fourth act: how right the explanations are where the truth is known.
 
 
 # All batches in one job: a picture takes less time than starting torch does.

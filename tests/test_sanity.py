@@ -80,9 +80,7 @@ def net():
     model = Net()
     views = np.stack([make_view(seed) for seed in range(20)])
     classifier = wrap(model)
-    randomisation.settle_norms(
-        model, ["bn1", "block.1"], classifier.transform.normalize(views)
-    )
+    randomisation.settle_norms(model, ["bn1", "block.1"], classifier.transform.normalize(views))
     return classifier
 
 
@@ -97,9 +95,7 @@ def ask(classifier, methods, names=("p", "q"), **options):
     params = explain_params.resolve_params(SETTINGS, names)
     options = {"originals": {}, "layers": ["last"], "params": params} | options
     rows = list(
-        sanity.check_explanations(
-            classifier, views, predictions, methods=methods, **options
-        )
+        sanity.check_explanations(classifier, views, predictions, methods=methods, **options)
     )
     tables.make_table(rows, tables.SANITY)
     return rows
@@ -192,7 +188,10 @@ def test_stages_that_are_named_are_taken_as_they_are():
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["fc", "layr4"], r"sanity.stages: model 'net' has no layer 'layr4'; did you mean 'layer4'"),
+        (
+            ["fc", "layr4"],
+            r"sanity.stages: model 'net' has no layer 'layr4'; did you mean 'layer4'",
+        ),
         (["fc", "relu"], r"sanity.stages: 'relu' of model 'net' has no weights to randomise"),
         (["layer4", "layer4.1"], r"'layer4.1' of model 'net' is random already when its turn"),
     ],

@@ -121,7 +121,6 @@ def _describe(error: jsonschema.ValidationError) -> str:
     return f"{key}: {said}{about}"
 
 
-<<<<<<< HEAD
 def _problems_of_wrong(key: str, wrong: Mapping, study: Mapping) -> Iterator[str]:
     """Say how the model that is to be wrong about pictures does not suit."""
     models = {model["name"]: model for model in study["models"]}
@@ -135,10 +134,7 @@ def _problems_of_wrong(key: str, wrong: Mapping, study: Mapping) -> Iterator[str
         yield f"{key}: {wrong['model']!r} is not trained on the world; {choice}"
 
 
-def _problems(study: Mapping) -> Iterator[str]:
-=======
 def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
->>>>>>> sanity
     """What a schema cannot say: keys that must fit one another, and files that must exist."""
     has_world = study["world"] is not None
 

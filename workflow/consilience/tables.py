@@ -354,8 +354,8 @@ AGREEMENT_SUMMARY = _schema(
     floor=_optional(_text),
     # Mean of the ceiling.
     ceiling=_optional(_real),
-    # (mean - highest floor) / (ceiling - highest floor), of the pictures where all are defined, with
-    # the interval of the same resamples; null where the ceiling is not above the floor.
+    # (mean - highest floor) / (ceiling - highest floor), of the pictures where all are defined,
+    # with the interval of the same resamples; null where the ceiling is not above the floor.
     relative=_optional(_real),
     relative_low=_optional(_real),
     relative_high=_optional(_real),
