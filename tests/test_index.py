@@ -3,6 +3,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from consilience import index, tables, world
@@ -194,6 +195,7 @@ def test_masks_of_a_folder_run_through_the_workflow(tmp_path):
     from consilience.training import save_weights
     from test_workflow import snakemake
 
+    torch.manual_seed(0)
     save_weights(build_architecture("resnet18", 10), tmp_path / "net.safetensors")
     rows = world.describe_rows(world.study_pictures(0, 3, [0]), 64)
     names = ["a.png", "inner/b.png", "c.png"]
@@ -208,6 +210,7 @@ def test_masks_of_a_folder_run_through_the_workflow(tmp_path):
         "study": "own",
         "world": None,
         "clip": None,
+        "probe": [],
         "acts": {"dissect": False, "lime": False},
         "pictures": [{"folder": "photos", "masks": "masks", "labels": "labels.csv"}],
         "models": [
