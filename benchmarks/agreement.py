@@ -2,10 +2,10 @@
 
 A picture has three CAMs and LIME, six pairs. The plain loop compares each pair anew with
 scipy.stats.spearmanr, a quantile's mask for the top region and, with all measures, scipy's
-pearsonr and scikit-image's structural similarity, no more; it has no controls. Ours works ranks and
-regions out once per map; with controls it makes 45 comparisons a pair instead of one, with stand-ins
-for either map (10 draws). The earth
-mover's distance is timed by itself, against SciPy's linear programme on a few pairs.
+pearsonr and scikit-image's structural similarity, no more; it has no controls. Ours works ranks
+and regions out once per map; with controls it makes 45 comparisons a pair instead of one, with
+stand-ins for either map (10 draws). The earth mover's distance is timed by itself, against SciPy's
+linear programme on a few pairs.
 """
 
 import argparse
