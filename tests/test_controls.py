@@ -23,7 +23,11 @@ from consilience.measures import Heatmap, Superpixels, UndefinedError
 from consilience.tables import AGREEMENT, make_table
 
 SIDE = 48
-SEGMENTS = np.arange(SIDE)[:, None] // 8 * 4 + np.arange(SIDE) // 12
+# 24 superpixels of unequal areas.
+ROWS, COLUMNS = (
+    np.repeat(range(len(sides)), sides) for sides in ([5, 9, 6, 11, 6, 11], [7, 13, 20, 8])
+)
+SEGMENTS = np.add.outer(4 * ROWS, COLUMNS)
 CONTROLS = (*FLOORS, "ceiling")
 # A comparison of the earth mover's distance takes milliseconds.
 QUICK = {"metrics": tuple(name for name in METRICS if name != "emd"), "draws": 3}
@@ -193,7 +197,7 @@ def test_over_superpixels_stand_ins_are_summed_over_this_pictures_own():
         "cam": np.bincount(SEGMENTS.ravel(), maps["grad-cam"].values.ravel()),
         "other cam": np.bincount(SEGMENTS.ravel(), make_maps(1)["grad-cam"].values.ravel()),
         "other lime": np.bincount(
-            SEGMENTS.ravel(), (other.weights / 96)[other.segment_map].ravel()
+            SEGMENTS.ravel(), (other.weights / other.areas)[other.segment_map].ravel()
         ),
     }
     expected = [
@@ -397,8 +401,9 @@ def test_a_ceiling_that_is_missing_has_its_reason():
     found = reliabilities("spearman", [weights, np.zeros(24)])
     assert found["grad-cam", "lime"]["reason"] == "a repeat of LIME: constant weights"
     # A map that differs within superpixels only.
-    within = np.float32(np.tile([0, 1], (SIDE, SIDE // 2)))
-    found = reliabilities("spearman", [weights], {"a": within, "lime": make_lime(0)})
+    lime, noise = make_lime(0), np.random.default_rng(0).random((SIDE, SIDE))
+    within = noise - (lime.sum_over(noise.ravel()) / lime.areas)[SEGMENTS]
+    found = reliabilities("spearman", [weights], {"a": within, "lime": lime})
     assert found["a", "lime"]["reason"] == "a over LIME's superpixels: constant map"
     # LIME that never varies leaves what the superpixels cannot show.
     found = reliabilities("superpixel-spearman", [weights, weights])
