@@ -47,7 +47,7 @@ from consilience import faithfulness
 from consilience.classifiers import Classifier
 from consilience.inference import prepare
 
-# As in config.yaml's schema.
+# As the configuration's schema has them.
 STEPS, SHARES, ORDERS = 8, (0.2, 0.4, 0.6, 0.8), 2
 MAPS, GRID = 3, (7, 7)
 
@@ -201,8 +201,8 @@ def compare(architecture: str, arguments: argparse.Namespace) -> None:
                     times.setdefault("bare", []).append(bare["seconds"])
             seconds = {who: statistics.median(values) for who, values in times.items()}
             print(f"{architecture}, {task}: {say_times(seconds)}")
-            what = "imputed value" if task == "imputation" else "score"
-            print(f"  largest difference of a {what} {max(differences):.0e}")
+            what = "imputed values" if task == "imputation" else "scores"
+            print(f"  largest difference of the {what} {max(differences):.0e}")
             if bare:
                 print(f"  {say_bare(bare['passes'], seconds['bare'], seconds['ours'])}")
         for worker in workers.values():
