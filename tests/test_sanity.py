@@ -521,7 +521,7 @@ def test_a_map_without_values_is_missing_with_its_reason():
     (last,) = select(summary, method="lime", test="cascade", step=4)
     assert (last["n"], last["missing"], last["passed"]) == (0, 4, None)
     assert last["mean"] is None
-    assert last["reason"] == "0 pictures have a value; 4 are needed"
+    assert last["reason"] == "pictures with a value: 0, needed: 4"
 
 
 class Broken(Net):

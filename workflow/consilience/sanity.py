@@ -452,7 +452,7 @@ def _mean(values: Sequence[float]) -> float | None:
 def _judge(count: int, low: float | None, high: float | None, limit: float) -> dict:
     """Say whether an interval lies below a limit (passed) or above it, or why neither."""
     if count < LEAST:
-        return {"passed": None, "reason": f"{count} pictures have a value; {LEAST} are needed"}
+        return {"passed": None, "reason": f"pictures with a value: {count}, needed: {LEAST}"}
     if high < limit:
         return {"passed": True}
     if low > limit:
