@@ -50,6 +50,17 @@ def test_what_only_the_model_can_tell(change, layers, target, said):
         check.check_model(SPEC | change, layers, target)
 
 
+def test_stages_are_those_of_the_models_that_are_explained():
+    assert check.check_model(SPEC, [], "predicted", ["fc", "layer4"])["output_layer"] == "fc"
+    specs = [SPEC | {"name": "a"}, SPEC | {"name": "b", "architecture": "squeezenet1_0"}]
+    layers, stages = {"a": [], "b": []}, ["fc", "layer4"]
+    found = check.check_models(specs, layers, "predicted", ["a"], print, stages)
+    assert set(found) == {"a", "b"}
+    said = "sanity.stages: model 'b' has no layer 'fc'"
+    with pytest.raises(ConsilienceError, match=said):
+        check.check_models(specs, layers, "predicted", ["a", "b"], print, stages)
+
+
 def test_a_checkpoint_that_does_not_fit_is_found(tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(build_architecture("resnet18", 3).state_dict(), path)
@@ -98,6 +109,11 @@ def test_a_question_in_a_file_is_answered_or_refused(tmp_path, capsys):
     assert said["asked"] == sha256(question.read_bytes()).hexdigest()
     assert said["models"]["net"]["output_layer"] == "fc"
     before = target.read_bytes()
+    question.write_text(json.dumps(asked | {"stages": ["layer4", "lay3r"]}))
+    assert check.main([str(question), str(target)]) == 1
+    assert "sanity.stages: model 'net' has no layer 'lay3r'; did you" in capsys.readouterr().err
+    question.write_text(json.dumps(asked | {"stages": None}))
+    assert check.main([str(question), str(tmp_path / "other.json")]) == 0
     question.write_text(json.dumps(asked | {"layers": {"net": ["fd"]}}))
     assert check.main([str(question), str(target)]) == 1
     assert "no layer 'fd'" in capsys.readouterr().err

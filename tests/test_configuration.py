@@ -113,6 +113,13 @@ def test_defaults_do_not_touch_what_was_given(default):
         ("clip", {"path": "nowhere.pt"}, r"clip.path: there is no file 'nowhere.pt'"),
         ("concepts", "words.txt", r"concepts: there is no file 'words.txt'"),
         ("probe", [], r"probe: is empty"),
+        ("sanity", {"methods": ["limes"]}, r"^sanity.methods\[0\]: 'limes'.*did you mean 'lime'"),
+        (
+            "sanity",
+            {"methods": ["lime", "x"]},
+            r"^sanity.methods\[1\]: 'x'.*known are grad-.*lime",
+        ),
+        ("sanity", {"stages": []}, r"^sanity.stages: \[\]"),
         (
             "comparison",
             {"categories": "no.csv"},
@@ -170,6 +177,19 @@ def test_a_folder_of_masks_is_sound(default, tmp_path):
     pictures = [{"folder": str(tmp_path), "masks": str(tmp_path / "masks")}]
     (source,) = resolve_study(changed(default, "pictures", pictures))["pictures"]
     assert source["masks"] == str(tmp_path / "masks")
+
+
+def test_a_method_that_is_checked_needs_a_layer(default):
+    study = changed(default, "models.0.cam_layer", None)
+    study["acts"] |= {"cam": False}
+    study["sanity"] = {"methods": ["lime"]}
+    assert resolve_study(study)["sanity"]["methods"] == ["lime"]
+    study["sanity"] = {"methods": ["lime", "hirescam"]}
+    said = r"sanity.methods\[1\]: hirescam needs a layer, and object-net has no cam_layer; name it"
+    with pytest.raises(ConsilienceError, match=said):
+        resolve_study(study)
+    study["acts"] |= {"sanity": False}
+    resolve_study(study)
 
 
 def test_weights_come_from_one_place_or_from_a_function(default):

@@ -39,7 +39,7 @@ SETTINGS = {
 class Net(nn.Module):
     """Two convolutions with batch norms, one without, pooling, a linear layer."""
 
-    def __init__(self, classes=len(CLASSES)):
+    def __init__(self, classes=4):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
         self.bn1 = nn.BatchNorm2d(8)
@@ -238,6 +238,23 @@ def test_weights_are_drawn_as_he_et_al_draw_them():
         assert not layer.bias.any()
 
 
+def test_a_model_that_is_not_made_ready_keeps_its_norms(tmp_path):
+    model = classifiers.build_architecture("resnet18", 3)
+    torch.save(model.state_dict(), tmp_path / "net.pt")
+    spec = {
+        **{"name": "net", "architecture": "resnet18", "classes": ["a", "b", "c"]},
+        **{"transform": {"crop": 32}, "checkpoint": str(tmp_path / "net.pt")},
+    }
+    found = classifiers.load_classifier(spec, keep=(), ready=False).model
+    assert isinstance(found.bn1, nn.BatchNorm2d)
+    assert all(
+        torch.equal(a, b) for a, b in zip(found.parameters(), model.parameters(), strict=True)
+    )
+    assert not found.training
+    ready = classifiers.load_classifier(spec, keep=()).model
+    assert isinstance(ready.bn1, nn.Identity)
+
+
 def test_a_signal_reaches_the_logits_of_a_deep_net_without_norms():
     """With PyTorch's own draws it did not: every picture had the same logits."""
     layers = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()) for _ in range(25)]
@@ -304,3 +321,432 @@ def test_norms_take_their_statistics_from_pictures_and_stay_in_evaluation(net):
     )
     assert not any(module.training for module in model.modules())
     assert model.bn1.momentum == nn.BatchNorm2d(1).momentum
+
+
+# Explanations
+
+
+class Edges(cam.METHODS["eigen-cam"]):
+    """An edge detector that passes for an explanation: it looks at the picture alone."""
+
+    def get_cam_image(self, input_tensor, *args):
+        grey = input_tensor.mean(1, keepdim=True)
+        edges = (grey - nn.functional.avg_pool2d(grey, 5, 1, 2)).abs()
+        maps = nn.functional.interpolate(edges, (12, 10), mode="area")[:, 0].numpy()
+        self.layer_maps.append(maps)
+        return maps
+
+
+ALL = ["eigen-cam", "grad-cam", "ablation-cam", "lime"]
+
+
+@pytest.fixture(scope="module")
+def rows(net):
+    names = [f"picture {n}" for n in range(10)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(cam.METHODS, "edges", Edges)
+        return ask(net, [*ALL, "edges"], names)
+
+
+def test_every_picture_and_method_has_its_rows(rows):
+    assert len(rows) == 10 * 5 * (5 + 1)
+    own = select(rows, picture="picture 3", method="lime")
+    assert [(row["test"], row["step"], row["stage"]) for row in own[:5]] == [
+        ("cascade", step, stage)
+        for step, stage in enumerate(["none", "fc", "last", "block", "conv1"])
+    ]
+    assert own[5]["test"] == "class"
+    assert own[5]["stage"] in set(CLASSES) - {own[5]["target_class"]}
+    for row in rows:
+        assert (row["value"] is None) == (row["reason"] is not None)
+        assert row["value"] is None or -1 <= row["value"] <= 1 + 1e-12
+
+
+def test_nothing_random_gives_the_explanation_itself(rows):
+    values = [row["value"] for row in select(rows, test="cascade", step=0)]
+    assert len(values) == 50
+    assert values == pytest.approx([1.0] * 50)
+
+
+def test_what_lies_above_the_layer_does_not_concern_eigen_cam(rows):
+    eigen = select(rows, method="eigen-cam", step=1)
+    assert [row["value"] for row in eigen] == pytest.approx([1.0] * 10)
+    grad = [row["value"] for row in select(rows, method="grad-cam", step=1)]
+    assert min(value for value in grad if value is not None) < 0.9
+    # From the layer on it does.
+    below = select(rows, method="eigen-cam", step=2)
+    assert all(row["value"] < 0.999 for row in below)
+
+
+def test_methods_that_know_no_class_or_no_weights_fail(rows):
+    summary = sanity.summarise_sanity(rows)
+    tables.make_table(summary, tables.SANITY_SUMMARY)
+
+    def verdict(method, test, step=0):
+        (row,) = select(summary, method=method, test=test, step=step)
+        return row.get("passed")
+
+    assert verdict("eigen-cam", "class") is False
+    assert verdict("edges", "class") is False
+    assert verdict("edges", "cascade", 4) is False
+    assert verdict("grad-cam", "cascade", 4) is True
+    assert verdict("grad-cam", "class") is True
+    assert verdict("lime", "class") is True
+    # The control follows the weights though not the class.
+    (edges,) = select(summary, method="edges", test="cascade", step=4)
+    assert edges["mean"] == pytest.approx(1)
+    # Of the cascade the last stage only is judged.
+    assert verdict("edges", "cascade", 3) is None
+    assert not select(summary, method="edges", test="cascade", step=3)[0].get("reason")
+
+
+def test_the_class_is_the_runner_up_of_the_trained_model(net, rows):
+    for name in ("picture 0", "picture 5"):
+        (row,) = select(rows, picture=name, method="grad-cam", test="class")
+        scores = net.probabilities(make_view(sum(name.encode()))[None])[0]
+        assert row["target_index"] == scores.argmax()
+        assert row["stage"] == CLASSES[scores.argsort()[-2]]
+
+
+def test_the_target_may_be_any_class_and_the_other_is_never_it(net):
+    probabilities = np.float32([0.2, 0.5, 0.1, 0.2])
+    assert sanity._runner_up(probabilities, 1) == 0  # the first of equal ones
+    assert sanity._runner_up(probabilities, 0) == 1
+    assert sanity._runner_up(np.float32([1.0]), 0) is None
+
+
+def test_a_value_is_spearmans_of_the_maps_as_shown(net):
+    """Worked out anew, with scipy, for one stage."""
+    (row,) = select(ask(net, ["grad-cam"], ["p"]), step=2)
+    view = make_view(ord("p"))
+    target = row["target_index"]
+    trained = dataclasses.replace(net, model=copy.deepcopy(net.model))
+    (own,) = cam.explain_cam(trained, "grad-cam", "last", [view], [target])
+    found = []
+    inputs = net.transform.normalize(view[None])
+    turned = torch.cat([inputs, inputs.flip(3), inputs.flip(2), inputs.flip(2, 3)])
+    model = copy.deepcopy(net.model)
+    for stage in ("fc", "last"):
+        for attempt in range(sanity.ATTEMPTS):
+            randomisation.randomise(model, [stage], 0, "p", attempt)
+            with torch.no_grad():
+                if model(turned)[0, target] > 0:
+                    break
+    (found,) = cam.explain_cam(
+        dataclasses.replace(net, model=model), "grad-cam", "last", [view], [target]
+    )
+    expected = spearmanr(own["heatmap"], found["heatmap"]).statistic
+    assert row["value"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_model_is_left_as_it_was(net):
+    before = copy.deepcopy(net.model.state_dict())
+    ask(net, ALL, ["p"])
+    after = net.model.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
+    for module in net.model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert "forward" not in vars(module)
+        assert not module.training
+
+
+def test_the_same_bytes_twice_whatever_the_other_pictures_and_methods(net, tmp_path):
+    one = ask(net, ALL, ["p", "q"])
+    torch.manual_seed(123)
+    again = ask(net, ALL, ["p", "q"])
+    for name, rows in (("one", one), ("again", again)):
+        tables.write_table(rows, tmp_path / name, tables.SANITY)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "again").read_bytes()
+    assert ask(net, ALL, ["q"]) == select(one, picture="q")
+    assert ask(net, ["lime"], ["q", "r"])[:6] == select(one, picture="q", method="lime")
+    other = ask(net, ["grad-cam"], ["q"], seed=1)
+    assert other != select(one, picture="q", method="grad-cam")
+
+
+def test_explanations_of_the_study_are_the_originals(net):
+    view = make_view(ord("p"))
+    target = int(net.probabilities(view[None])[0].argmax())
+    params = explain_params.resolve_params(SETTINGS, ["p"])["p"]
+    height, width = view.shape[:2]
+    halves = np.zeros((height, width), np.int32)
+    halves[:, width // 2 :] = 1
+    (lime,) = lime_image.explain_lime(net, view, [target], params, halves)
+    flat = {
+        **{"layer_height": 12, "layer_width": 10, "height": height, "width": width},
+        **{"heatmap": np.arange(height * width, dtype=np.float32), "status": "ok"},
+    }
+    originals = {("p", "lime"): lime, ("p", "grad-cam"): flat}
+    rows = ask(net, ["grad-cam", "lime"], ["p"], originals=originals)
+    # Not the superpixels that LIME would cut: two of them correlate by -1 or 1.
+    assert [abs(row["value"]) for row in select(rows, method="lime")] == pytest.approx([1.0] * 6)
+    (again,) = select(rows, method="grad-cam", test="cascade", step=0)
+    assert abs(again["value"]) < 0.9
+
+
+def test_parameters_that_want_other_classes_explained_do_not_stop_the_test(net):
+    params = explain_params.resolve_params(SETTINGS, ["p"])
+    view = make_view(ord("p"))
+    target = int(net.probabilities(view[None])[0].argmax())
+    params["p"] |= {"labels": (target,), "top_labels": 1}
+    assert ask(net, ["lime"], ["p"], params=params) == ask(net, ["lime"], ["p"])
+
+
+def test_a_model_of_one_class_has_no_other():
+    torch.manual_seed(0)
+    rows = ask(wrap(Net(1), ("ant",)), ["grad-cam"], ["p"])
+    (row,) = select(rows, test="class")
+    assert (row["value"], row["reason"]) == (None, "the model has no other class")
+
+
+class Deaf(Net):
+    """Its logits hang on the picture only while its weights are the trained ones."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits if self.fc.weight[0, 0] == 77 else logits * 0
+
+
+def test_a_map_without_values_is_missing_with_its_reason():
+    torch.manual_seed(0)
+    model = Deaf()
+    model.fc.weight.data[0, 0] = 77
+    rows = ask(wrap(model), ["grad-cam", "lime"], ["p", "q", "r", "s"])
+    cams = select(rows, method="grad-cam", test="cascade")
+    assert cams[0]["value"] == pytest.approx(1)
+    assert {row["reason"] for row in cams if row["step"]} == {"explained again: zero map"}
+    limes = select(rows, method="lime", test="cascade")
+    assert {row["reason"] for row in limes if row["step"]} == {"explained again: constant weights"}
+    summary = sanity.summarise_sanity(rows)
+    (last,) = select(summary, method="lime", test="cascade", step=4)
+    assert (last["n"], last["missing"], last["passed"]) == (0, 4, None)
+    assert last["mean"] is None
+    assert last["reason"] == "pictures with a value: 0, needed: 4"
+
+
+class Broken(Net):
+    """Its logits are not finite once the weights are not the trained ones."""
+
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits if self.fc.weight[0, 0] == 77 else logits / 0
+
+
+def test_logits_that_are_not_finite_are_missing_with_their_reason():
+    model = Broken()
+    model.fc.weight.data[0, 0] = 77
+    rows = ask(wrap(model), ["grad-cam", "lime"], ["p"])
+    again = [row for row in select(rows, test="cascade") if row["step"]]
+    assert len(again) == 8
+    assert {row["reason"] for row in again} == {"logits not finite"}
+
+
+def test_random_logits_speak_for_the_target_and_are_spread_as_the_trained_ones(net, monkeypatch):
+    seen = []
+
+    class Spy(cam.METHODS["grad-cam"]):
+        def forward(self, inputs, targets, *args):
+            maps = super().forward(inputs, targets, *args)
+            seen.append((self.outputs.detach()[0].numpy(), targets[0].category))
+            return maps
+
+    monkeypatch.setitem(cam.METHODS, "grad-cam", Spy)
+    names = [f"picture {n}" for n in range(6)]
+    ask(net, ["grad-cam"], names)
+    # The explanation itself, that and another class again, and four stages.
+    assert len(seen) == 6 * (1 + 1 + 4)
+    for start in range(0, len(seen), 6):
+        trained, target = seen[start]
+        for logits, asked in seen[start + 2 : start + 6]:
+            assert asked == target
+            assert logits[target] > 0
+            assert logits.std() == pytest.approx(trained.std(), rel=1e-4)
+
+
+# Floors
+
+
+def heat(values, layer=(4, 4), size=(32, 32)):
+    return {
+        **{"layer_height": layer[0], "layer_width": layer[1]},
+        **{"height": size[0], "width": size[1], "status": "ok"},
+        **{"heatmap": np.float32(values).ravel()},
+    }
+
+
+def test_the_floor_of_a_cam_is_that_of_noise_as_coarse_as_it():
+    """Of a map of k independent values, |ρ| is about the mean of |normal| / sqrt(k - 1)."""
+    rng = np.random.default_rng(0)
+    fine = heat(rng.uniform(size=(32, 32)), layer=(32, 32))
+    expected = (2 / np.pi) ** 0.5 / (32 * 32 - 1) ** 0.5
+    assert sanity.measure_floor(fine, 0, draws=400) == pytest.approx(expected, rel=0.15)
+    blocks = rng.uniform(size=(4, 4)).repeat(8, 0).repeat(8, 1)
+    coarse = sanity.measure_floor(heat(blocks), 0, draws=400)
+    assert 0.1 < coarse < 0.4
+    assert coarse > 4 * expected
+
+
+def test_random_maps_have_the_maps_values_ties_and_all():
+    values = np.zeros((32, 32), np.float32)
+    values[:8, :8] = np.random.default_rng(0).uniform(size=(8, 8))
+    drawn = sanity._draw_smooth(heat(values), values, np.random.default_rng(1))
+    assert (np.sort(drawn) == np.sort(values.ravel())).all()
+    # Smooth: what is not zero lies together.
+    shown = (drawn > 0).reshape(32, 32)
+    edges = (shown[1:] != shown[:-1]).sum() + (shown[:, 1:] != shown[:, :-1]).sum()
+    assert 0 < edges < 80  # of 64 pixels at random: about 240
+
+
+def test_the_floor_of_lime_permutes_its_weights():
+    """Two superpixels of equal area: the permuted weights agree by -1 or 1."""
+    row = {
+        **{"height": 2, "width": 4, "segment_map": [0, 0, 1, 1] * 2, "status": "ok"},
+        **{"weights": [0.1, -0.3]},
+    }
+    assert sanity.measure_floor(row, 0) == pytest.approx(1)
+    many = {**row, "segment_map": [0, 1, 2, 3, 4, 5, 6, 7], "weights": np.arange(8.0) ** 2}
+    # Mean |ρ| of all 8! orders, by enumeration of a sample.
+    rng = np.random.default_rng(5)
+    draws = [abs(spearmanr(np.arange(8), rng.permutation(8)).statistic) for _ in range(3000)]
+    assert sanity.measure_floor(many, 0, draws=3000) == pytest.approx(np.mean(draws), abs=0.02)
+
+
+def test_a_floor_is_seeded_and_a_degenerate_map_has_none():
+    row = heat(np.random.default_rng(0).uniform(size=(32, 32)))
+    assert sanity.measure_floor(row, 3) == sanity.measure_floor(row, 3)
+    assert sanity.measure_floor(row, 3) != sanity.measure_floor(row, 4)
+    for status in ("zero", "constant", "nan"):
+        with pytest.raises(UndefinedError, match=f"{status} map"):
+            sanity.measure_floor(row | {"status": status}, 0)
+
+
+# Pictures
+
+
+def rows_of(*rows):
+    return [dict(zip(("name", "clutter", "base"), row, strict=True)) for row in rows]
+
+
+def test_pictures_without_clutter_are_chosen_one_of_a_base():
+    rows = rows_of(
+        *(
+            (f"{base}-{level}-{view}", level, f"base {base}")
+            for base in range(6)
+            for level in (0, 1)
+            for view in "ab"
+        )
+    )
+    chosen = sanity.choose_pictures(rows, 4)
+    assert len(chosen) == 4
+    assert all("-0-" in name for name in chosen)
+    assert len({name[0] for name in chosen}) == 4
+    assert sanity.choose_pictures(rows[::-1], 4) == chosen
+    # The first of more are the same.
+    everything = sanity.choose_pictures(rows, 100)
+    assert everything[:4] == chosen
+    assert len(everything) == 6
+    assert [name[0] for name in everything] != sorted(name[0] for name in everything)
+
+
+def test_photographs_are_chosen_among_all_and_levels_from_the_lowest():
+    photographs = rows_of(*((f"{n}.jpg", None, None) for n in range(9)))
+    assert len(sanity.choose_pictures(photographs, 5)) == 5
+    assert len(set(sanity.choose_pictures(photographs, 50))) == 9
+    cluttered = rows_of(("a", 3, "x"), ("b", 2, "x"), ("c", 2, None), ("d", 2, None))
+    assert set(sanity.choose_pictures([*cluttered, *photographs], 50)) == {"b", "c", "d"}
+    assert sanity.choose_pictures([], 3) == []
+    # An iterator will do.
+    assert len(sanity.choose_pictures(iter(photographs), 5)) == 5
+
+
+# Verdicts
+
+
+def scored(values, floor=0.1, test="cascade", step=2, stage="conv1"):
+    return [
+        {
+            **{"model": "net", "method": "m", "picture": f"{n:02d}", "test": test},
+            **{"step": step, "stage": stage, "value": value, "floor": floor},
+            **{"reason": None if value is not None else "zero map"},
+        }
+        for n, value in enumerate(values)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "passed"),
+    [
+        ([0.1, -0.1, 0.2, 0.0, 0.1], True),
+        ([0.9, 0.8, 0.9, 0.7, 0.8], False),
+        # Turned round is not forgotten, and no less so where the signs cancel.
+        ([-0.9, -0.8, -0.9, -0.7, -0.8], False),
+        ([0.9, -0.8, 0.9, -0.7, 0.8], False),
+        ([0.1, 0.5, 0.2, 0.6, 0.1], None),
+        # 0.29 is 0.19 above the floor of 0.1, and 0.31 is 0.21.
+        ([0.29] * 5, True),
+        ([0.31] * 5, False),
+        ([0.1, 0.1, 0.1], None),
+        ([0.1, 0.1, 0.1, None, None], None),
+    ],
+)
+def test_the_cascade_is_judged_by_what_exceeds_random_maps(values, passed):
+    (row,) = sanity.summarise_sanity(scored(values))
+    assert row["passed"] is passed
+    assert (row.get("reason") is None) == (passed is not None)
+    known = [value for value in values if value is not None]
+    assert (row["n"], row["missing"]) == (len(known), len(values) - len(known))
+    assert row["mean"] == pytest.approx(np.mean(known))
+    assert row["excess"] == pytest.approx(np.mean(np.abs(known)) - 0.1)
+    assert row["excess_low"] <= row["excess"] <= row["excess_high"]
+    assert row["low"] <= row["mean"] <= row["high"]
+
+
+@pytest.mark.parametrize(
+    ("values", "passed"),
+    [
+        ([1.0, 1.0, 1.0, 1.0], False),
+        ([0.5, 0.9, 0.94, 0.2], True),
+        ([0.8, 0.99, 1.0, 1.0], None),
+        ([-1.0, -1.0, -1.0, -1.0], True),  # another map, if a related one
+        ([1.0, 1.0, 1.0], None),
+    ],
+)
+def test_another_class_is_judged_by_the_mean_itself(values, passed):
+    rows = scored(values, test="class", step=0, stage="dog")
+    rows[0]["stage"] = "cat"  # every picture has its own
+    (row,) = sanity.summarise_sanity(rows)
+    assert row["passed"] is passed
+    assert row["stage"] == "runner-up"
+    assert "excess" not in row
+
+
+def test_the_last_stage_of_each_model_is_judged_alone():
+    rows = [*scored([0.9] * 5, step=1, stage="fc"), *scored([0.9] * 5)]
+    rows += [row | {"model": "short"} for row in scored([0.9] * 5, step=1, stage="fc")]
+    found = {
+        (row["model"], row["stage"]): row.get("passed") for row in sanity.summarise_sanity(rows)
+    }
+    assert found == {("net", "fc"): None, ("net", "conv1"): False, ("short", "fc"): False}
+    shuffled = [rows[at] for at in np.random.default_rng(0).permutation(len(rows))]
+    assert sanity.summarise_sanity(shuffled) == sanity.summarise_sanity(rows)
+
+
+def test_without_a_cascade_nothing_is_judged():
+    (row,) = sanity.summarise_sanity(scored([1.0] * 5, step=0, stage="none"))
+    assert "passed" not in row
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_residual_net_in_either_precision(precision):
+    torch.manual_seed(0)
+    classifier = wrap(classifiers.build_architecture("resnet18", 4, ["layer4"]))
+    options = {"layers": ["layer4"], "stages": ["fc", "layer4", "conv1"], "precision": precision}
+    rows = ask(classifier, ["eigen-cam", "lime"], ["p"], **options)
+    assert len(rows) == 2 * (4 + 1)
+    for method in ("eigen-cam", "lime"):
+        (again,) = select(rows, method=method, test="cascade", step=0)
+        assert again["value"] == pytest.approx(1)
+    # Eigen-CAM at the layer sees nothing of what follows it.
+    assert select(rows, method="eigen-cam", stage="fc")[0]["value"] == pytest.approx(1)
+    assert select(rows, method="eigen-cam", stage="layer4")[0]["value"] < 0.99
+    assert select(rows, method="lime", stage="fc")[0]["value"] < 0.99

@@ -236,7 +236,7 @@ def check_explanations(
             logits = _randomise(random, modules, above, view, target, (seed, picture))
             sound = bool(np.isfinite(logits).all())
             asked = _make_ready(random, layers, precision)
-            if sound and logits.std() > 0:
+            if sound and spread > 0 and logits.std() > 0:
                 # As far apart as the trained model's: were they further, all probabilities would
                 # be 0 or 1, and LIME would have nothing to fit.
                 _scale_logits(asked.model, float(spread / logits.std()))
@@ -452,7 +452,7 @@ def _mean(values: Sequence[float]) -> float | None:
 def _judge(count: int, low: float | None, high: float | None, limit: float) -> dict:
     """Say whether an interval lies below a limit (passed) or above it, or why neither."""
     if count < LEAST:
-        return {"passed": None, "reason": f"{count} pictures have a value; {LEAST} are needed"}
+        return {"passed": None, "reason": f"pictures with a value: {count}, needed: {LEAST}"}
     if high < limit:
         return {"passed": True}
     if low > limit:
