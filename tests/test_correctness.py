@@ -253,7 +253,7 @@ def test_too_few_right_or_wrong_have_no_number():
         ]
 
     row = said(names[::10][:4])
-    assert (row["right"], row["wrong"], row["reason"]) == (46, 4, "4 wrong")
+    assert (row["right"], row["wrong"], row["reason"]) == (46, 4, "4 wrong; 5 are needed")
     assert "auroc" not in row
     assert said(names[:5])["reason"] == "all that are wrong are of one base"
     assert said(names[::10])["auroc"] == 0.5
@@ -262,6 +262,17 @@ def test_too_few_right_or_wrong_have_no_number():
         "prediction", "agreement", "within-clutter"
     ]
     assert (row["right"], row["wrong"]) == (5, 5)
+
+
+def test_few_bases_have_no_interval():
+    for bases, reason in ((5, "no interval: of 5 bases, 6 are needed"), (6, None)):
+        pictures, rng = draw_study(11, bases)
+        correct = {row["name"]: bool(place % 2) for place, row in enumerate(pictures)}
+        agreement = {name: rng.normal() for name in correct}
+        row = look(pictures, agreement, correct)["prediction", "agreement", "all"]
+        assert 0 < row["auroc"] < 1
+        assert row["reason"] == reason
+        assert (row["low"] is None) == (row["high"] is None) == (bases == 5)
 
 
 def test_what_is_not_known_is_said():

@@ -226,8 +226,11 @@ def test_interval_of_equal_differences_is_the_percentile_one_and_says_so():
     assert name == "95 % percentile bootstrap over 7 bases, 1,000 resamples"
 
 
-def test_one_base_has_no_interval():
-    assert bootstrap_bases([0.3], 100, 0) == (None, None, "none: 1 base")
+def test_few_bases_have_no_interval():
+    assert bootstrap_bases([0.3], 100, 0) == (None, None, "none: of 1 base, 6 are needed")
+    values = np.arange(1.0, 1 + FEWEST)
+    assert bootstrap_bases(values[1:], 100, 0)[:2] == (None, None)
+    assert bootstrap_bases(values, 100, 0)[0] > 1
 
 
 @pytest.mark.parametrize(("n", "spread"), [(8, 0.2), (20, 3.0)])

@@ -28,6 +28,7 @@ from scipy.special import expit, logit
 
 from .images import decode_png
 from .measures import keep_first
+from .questions import FEWEST as FEWEST_BASES
 from .questions import LIME, CannotAskError, base_of, index_scores, look_up
 
 RIGHT_IOU = 0.5
@@ -249,7 +250,8 @@ def _collect_cases(
     bases = np.array([base_of(row) for row in rows], dtype=object)
     for word, chosen in (("right", right), ("wrong", ~right)):
         if (found := int(chosen.sum())) < FEWEST:
-            raise _TooFewError(int(right.sum()), int((~right).sum()), f"{found} {word}")
+            reason = f"{found} {word}; {FEWEST} are needed"
+            raise _TooFewError(int(right.sum()), int((~right).sum()), reason)
         if len(set(bases[chosen])) < 2:
             reason = f"all that are {word} are of one base"
             raise _TooFewError(int(right.sum()), int((~right).sum()), reason)
@@ -279,6 +281,9 @@ class _TooFewError(Exception):
 
 def _score_cases(cases: _Cases, resamples: int, seed: int) -> list[dict]:
     """Return rows of ``CORRECTNESS`` without ``model`` and ``correct``."""
+    bases = len(set(cases.bases))
+    few = f"no interval: of {bases} bases, {FEWEST_BASES} are needed"
+    few = few if bases < FEWEST_BASES else None
     again = cases.weights * resample_bases(list(cases.bases), resamples, seed)
     rows = []
     for stratum in STRATA:
@@ -301,7 +306,7 @@ def _score_cases(cases: _Cases, resamples: int, seed: int) -> list[dict]:
         for predictor in PREDICTORS:
             value, drawn = found[predictor][0], found[predictor][1:]
             drawn = drawn[np.isfinite(drawn)]
-            low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (None, None)
+            low, high = (None, None) if few else np.quantile(drawn, [0.025, 0.975])
             rows.append(
                 {
                     "predictor": predictor,
@@ -309,8 +314,9 @@ def _score_cases(cases: _Cases, resamples: int, seed: int) -> list[dict]:
                     "right": right,
                     "wrong": wrong,
                     "auroc": float(value),
-                    "low": None if low is None else float(low),
-                    "high": None if high is None else float(high),
+                    "low": None if few else float(low),
+                    "high": None if few else float(high),
+                    "reason": few,
                 }
             )
     return rows
@@ -367,7 +373,8 @@ def predict_correctness(
     list of dict
         Rows of the table ``CORRECTNESS`` by model, kind of correctness, stratum and predictor.
         ``right`` and ``wrong`` count pictures in strata that hold both. With fewer than five of
-        either, or all of one base, there is a reason and no number.
+        either, or all of one base, there is a reason and no number; with fewer than six bases in
+        all, a reason and no interval.
     """
     known = {row["name"]: row for row in pictures if row["error"] is None}
     areas = {name: _area(row) for name, row in known.items()}
