@@ -223,6 +223,10 @@ class _Cases:
     strata: Mapping[str, np.ndarray | str]  # or why there are none
 
 
+class _TooFewError(Exception):
+    """Right and wrong pictures that are too few; arguments are their numbers and the reason."""
+
+
 def _area(picture: Mapping) -> float | None:
     """Return the object's share of the picture, hidden parts included where they are known."""
     mask = picture["mask_whole"] or picture["mask_visible"]
@@ -248,13 +252,12 @@ def _collect_cases(
     right = np.array([verdicts[name] for name in names], dtype=bool)
     weights = np.array([1.0 if row["weight"] is None else row["weight"] for row in rows])
     bases = np.array([base_of(row) for row in rows], dtype=object)
-    for word, chosen in (("right", right), ("wrong", ~right)):
-        if (found := int(chosen.sum())) < FEWEST:
-            reason = f"{found} {word}; {FEWEST} are needed"
-            raise _TooFewError(int(right.sum()), int((~right).sum()), reason)
+    counts = int(right.sum()), int((~right).sum())
+    for word, chosen, count in zip(("right", "wrong"), (right, ~right), counts, strict=True):
+        if count < FEWEST:
+            raise _TooFewError(*counts, f"{count} {word}; {FEWEST} are needed")
         if len(set(bases[chosen])) < 2:
-            reason = f"all that are {word} are of one base"
-            raise _TooFewError(int(right.sum()), int((~right).sum()), reason)
+            raise _TooFewError(*counts, f"all that are {word} are of one base")
     confidence = np.array([probability[name] for name in names])
     agreed = np.array([agreement[name] for name in names])
     odds = logit(np.clip(confidence, _EDGE, 1 - _EDGE))
@@ -275,15 +278,12 @@ def _collect_cases(
     )
 
 
-class _TooFewError(Exception):
-    """Right and wrong pictures that are too few; the third argument is the reason."""
-
-
 def _score_cases(cases: _Cases, resamples: int, seed: int) -> list[dict]:
     """Return rows of ``CORRECTNESS`` without ``model`` and ``correct``."""
     bases = len(set(cases.bases))
-    few = f"no interval: of {bases} bases, {FEWEST_BASES} are needed"
-    few = few if bases < FEWEST_BASES else None
+    few = None
+    if bases < FEWEST_BASES:
+        few = f"no interval: of {bases} bases, {FEWEST_BASES} are needed"
     again = cases.weights * resample_bases(list(cases.bases), resamples, seed)
     rows = []
     for stratum in STRATA:
