@@ -31,6 +31,7 @@ from test_questions import (
 labelled = st.lists(st.tuples(st.integers(-3, 3), st.booleans(), st.integers(1, 5)), min_size=2)
 
 
+@settings(deadline=None)
 @given(labelled)
 def test_auroc_is_that_of_sklearn(cases):
     scores, right, weights = map(np.array, zip(*cases, strict=True))
@@ -58,6 +59,7 @@ def test_stratified_auroc_by_hand():
     assert np.isnan(measure_auroc(scores, right, strata=np.arange(7)))
 
 
+@settings(deadline=None)
 @given(labelled, st.randoms(use_true_random=False))
 def test_auroc_knows_neither_order_nor_scale(cases, draw):
     again = draw.sample(cases, len(cases))
@@ -354,7 +356,7 @@ def test_drawn_pictures_do_not_count_for_localization():
     assert (row["right"], row["wrong"]) == (20, 30)
 
 
-@settings(max_examples=5)
+@settings(max_examples=5, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_rows_may_come_in_any_order(draw):
     pictures, rng = draw_study(9, 8)
@@ -366,7 +368,7 @@ def test_rows_may_come_in_any_order(draw):
     assert again == first
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(arrays(np.float64, 6, elements=st.floats(-1, 1)))
 def test_intervals_hold_their_estimate_or_nearly(shift):
     pictures, rng = draw_study(10, 8)
