@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -119,6 +119,7 @@ def test_gini_by_hand():
     assert measure_gini(np.array([1.0, np.nan])) is None
 
 
+@settings(deadline=None)
 @given(arrays(np.float64, st.integers(2, 20), elements=st.floats(0.1, 9)), st.floats(0.1, 10))
 def test_gini_is_half_the_relative_mean_difference_and_knows_no_scale(values, scale):
     gaps = np.abs(values[:, None] - values).mean()
@@ -235,7 +236,8 @@ def test_few_bases_decide_nothing():
     pictures = make_pictures(5)
     agreement = make_agreement(pictures, lambda row: 0.9 - 0.2 * row["clutter"] + noise(row))
     row = judge(pictures, agreement)["agreement-lower-in-clutter"]
-    assert row["high"] < -0.5
+    assert row["estimate"] < -0.5
+    assert row["low"] is row["high"] is None
     assert row["verdict"] == INCONCLUSIVE
     assert row["reason"] == "5 of the at least 6 bases that a verdict needs"
 

@@ -137,6 +137,7 @@ differences = arrays(
 )
 
 
+@settings(deadline=None)
 @given(differences)
 def test_sign_flips_are_all_tried(values):
     sums = [
@@ -201,6 +202,7 @@ def test_holm_by_hand():
     assert adjust_holm([]) == []
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.001, 1), min_size=1, max_size=8), st.randoms(use_true_random=False))
 def test_holm_knows_no_order_and_lies_between_none_and_bonferroni(p_values, draw):
     adjusted = adjust_holm(p_values)
@@ -226,8 +228,11 @@ def test_interval_of_equal_differences_is_the_percentile_one_and_says_so():
     assert name == "95 % percentile bootstrap over 7 bases, 1,000 resamples"
 
 
-def test_one_base_has_no_interval():
-    assert bootstrap_bases([0.3], 100, 0) == (None, None, "none: 1 base")
+def test_few_bases_have_no_interval():
+    assert bootstrap_bases([0.3], 100, 0) == (None, None, "none: of 1 base, 6 are needed")
+    values = np.arange(1.0, 1 + FEWEST)
+    assert bootstrap_bases(values[1:], 100, 0)[:2] == (None, None)
+    assert bootstrap_bases(values, 100, 0)[0] > 1
 
 
 @pytest.mark.parametrize(("n", "spread"), [(8, 0.2), (20, 3.0)])
@@ -254,6 +259,7 @@ def test_no_effect_is_detectable_where_the_test_has_no_power_or_nothing_varies()
     assert detect_effect(np.full(10, 0.3)) is None
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 10))
 def test_the_detectable_effect_is_in_units_of_the_differences(scale):
     values = np.array([0.3, -0.1, 0.4, 0.2, 0.9, -0.5, 0.1])
@@ -473,7 +479,7 @@ def test_drawn_pictures_controls_other_truths_and_later_targets_do_not_count():
     assert answer(everyone, agreement + others, located + elsewhere) == plain
 
 
-@settings(max_examples=10)
+@settings(max_examples=10, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_rows_may_come_in_any_order(draw):
     pictures = make_pictures(7, (0, 2, 4))

@@ -28,6 +28,7 @@ from scipy.special import expit, logit
 
 from .images import decode_png
 from .measures import keep_first
+from .questions import FEWEST as FEWEST_BASES
 from .questions import LIME, CannotAskError, base_of, index_scores, look_up
 
 RIGHT_IOU = 0.5
@@ -222,6 +223,10 @@ class _Cases:
     strata: Mapping[str, np.ndarray | str]  # or why there are none
 
 
+class _TooFewError(Exception):
+    """Right and wrong pictures that are too few; arguments are their numbers and the reason."""
+
+
 def _area(picture: Mapping) -> float | None:
     """Return the object's share of the picture, hidden parts included where they are known."""
     mask = picture["mask_whole"] or picture["mask_visible"]
@@ -247,12 +252,12 @@ def _collect_cases(
     right = np.array([verdicts[name] for name in names], dtype=bool)
     weights = np.array([1.0 if row["weight"] is None else row["weight"] for row in rows])
     bases = np.array([base_of(row) for row in rows], dtype=object)
-    for word, chosen in (("right", right), ("wrong", ~right)):
-        if (found := int(chosen.sum())) < FEWEST:
-            raise _TooFewError(int(right.sum()), int((~right).sum()), f"{found} {word}")
+    counts = int(right.sum()), int((~right).sum())
+    for word, chosen, count in zip(("right", "wrong"), (right, ~right), counts, strict=True):
+        if count < FEWEST:
+            raise _TooFewError(*counts, f"{count} {word}; {FEWEST} are needed")
         if len(set(bases[chosen])) < 2:
-            reason = f"all that are {word} are of one base"
-            raise _TooFewError(int(right.sum()), int((~right).sum()), reason)
+            raise _TooFewError(*counts, f"all that are {word} are of one base")
     confidence = np.array([probability[name] for name in names])
     agreed = np.array([agreement[name] for name in names])
     odds = logit(np.clip(confidence, _EDGE, 1 - _EDGE))
@@ -273,12 +278,12 @@ def _collect_cases(
     )
 
 
-class _TooFewError(Exception):
-    """Right and wrong pictures that are too few; the third argument is the reason."""
-
-
 def _score_cases(cases: _Cases, resamples: int, seed: int) -> list[dict]:
     """Return rows of ``CORRECTNESS`` without ``model`` and ``correct``."""
+    bases = len(set(cases.bases))
+    few = None
+    if bases < FEWEST_BASES:
+        few = f"no interval: of {bases} bases, {FEWEST_BASES} are needed"
     again = cases.weights * resample_bases(list(cases.bases), resamples, seed)
     rows = []
     for stratum in STRATA:
@@ -301,7 +306,7 @@ def _score_cases(cases: _Cases, resamples: int, seed: int) -> list[dict]:
         for predictor in PREDICTORS:
             value, drawn = found[predictor][0], found[predictor][1:]
             drawn = drawn[np.isfinite(drawn)]
-            low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (None, None)
+            low, high = (None, None) if few else np.quantile(drawn, [0.025, 0.975])
             rows.append(
                 {
                     "predictor": predictor,
@@ -309,8 +314,9 @@ def _score_cases(cases: _Cases, resamples: int, seed: int) -> list[dict]:
                     "right": right,
                     "wrong": wrong,
                     "auroc": float(value),
-                    "low": None if low is None else float(low),
-                    "high": None if high is None else float(high),
+                    "low": None if few else float(low),
+                    "high": None if few else float(high),
+                    "reason": few,
                 }
             )
     return rows
@@ -367,7 +373,8 @@ def predict_correctness(
     list of dict
         Rows of the table ``CORRECTNESS`` by model, kind of correctness, stratum and predictor.
         ``right`` and ``wrong`` count pictures in strata that hold both. With fewer than five of
-        either, or all of one base, there is a reason and no number.
+        either, or all of one base, there is a reason and no number; with fewer than six bases in
+        all, a reason and no interval.
     """
     known = {row["name"]: row for row in pictures if row["error"] is None}
     areas = {name: _area(row) for name, row in known.items()}

