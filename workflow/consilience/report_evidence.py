@@ -72,14 +72,15 @@ AGREEMENT_MEASURES = {
     "soft-iou": Measure(
         "IoU of the whole maps",
         "0 to 1",
-        "Overlap of the two maps taken as wholes, without a threshold: the sum of the smaller "
-        "values over the sum of the greater.",
+        "Overlap of the two maps’ positive parts taken as wholes, without a threshold: the sum of "
+        "the smaller values over the sum of the greater. Moved by how a method scales its map.",
     ),
     "emd": Measure(
         "Earth mover’s distance",
         "0 to 1",
-        "How far the mass of one map would have to be carried to make the other, turned so that 1 "
-        "is no way at all. Tells a near miss from a far one.",
+        "How far, in shares of the diagonal, the mass of one map must be carried to make the "
+        "other. A distance: lower agrees, 0 is the same map, and the floor lies above the ceiling. "
+        "Tells a near miss from a far one.",
     ),
     "feature-agreement": Measure(
         "Feature agreement",
@@ -182,13 +183,14 @@ FAITHFULNESS_MEASURES = {
         "ROAD",
         "higher is more faithful",
         "Pixels are replaced by what their neighbours make one expect, so that the replaced region "
-        "does not show its own outline to the model.",
+        "hardly shows its own outline to the model. The score is how much more of the probability "
+        "is left when the least important go first than when the most important do.",
     ),
     "average-drop": Measure(
         "Average drop",
         "higher is more faithful",
-        "How much of the target’s probability is lost when the picture is dimmed by the map. "
-        "Kind to maps that keep everything.",
+        "The picture is dimmed by the map. The less of the target’s probability is lost, the more "
+        "the map kept of what the model used. Kind to maps that keep everything.",
     ),
     "increase": Measure(
         "Increase",
@@ -244,6 +246,7 @@ def _series(rows: Rows, singles: Rows, levels: Sequence, label: str, style: int)
                 *(row.get(key) for key in ("mean", "low", "high")),
                 floor=row[floor] if floor else None,
                 ceiling=row.get("ceiling"),
+                has_room=row.get("relative") is not None,
                 floor_name=FLOORS.get(floor, ""),
             )
         )
@@ -357,7 +360,15 @@ def _rows_chart(series, name, title, limits, chance) -> str:
             one.label,
             [
                 figures.Group(
-                    one.label, g.points, g.mean, g.low, g.high, g.floor, g.ceiling, g.floor_name
+                    one.label,
+                    g.points,
+                    g.mean,
+                    g.low,
+                    g.high,
+                    g.floor,
+                    g.ceiling,
+                    g.floor_name,
+                    g.has_room,
                 )
                 for g in one.groups
             ],
