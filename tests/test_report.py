@@ -1113,6 +1113,39 @@ def test_truth_says_who_finds_the_object(content, page):
         assert said in page.text["truth"]
 
 
+def test_a_truth_that_no_explanation_meets_has_its_reasons(content):
+    lost = {"value": None, "reason": "what it names is not in the picture"}
+    rows = [row | lost for row in only(content.localization, truth="distractor")]
+    empty = dict.fromkeys(("mean", "median", "low", "high", "chance")) | {"n": 0, "missing": 1}
+    summary = [row | empty for row in only(content.localization_summary, truth="distractor")]
+    html = part(content, localization=rows, localization_summary=summary)
+    section = html[html.index('<section id="truth">') : html.index('<section id="skipped">')]
+    assert "No explanation could be scored" in section
+    assert f"{len(rows)} values (what it names is not in the picture)" in section
+    assert "<svg" not in section
+    assert "<table" not in section
+
+
+def test_pictures_drawn_for_being_wrong_are_dots_only_where_they_count(content):
+    """The summary knows which count; a drawn picture's dot beside it would not be of the mean."""
+    name = content.pictures[0]["name"]
+    drawn = [row | {"weight": 2.0 if row["name"] == name else None} for row in content.pictures]
+    where = {"truth": "object", "metric": "iou"}
+    rows = only(content.localization, **where)
+    summary = only(content.localization_summary, **where, causal=False)
+    with_it = part(content, pictures=drawn, localization=rows, localization_summary=summary)
+    assert with_it.count(f"<title>{name}: ") == 4
+    fewer = [row | {"n": row["n"] - (row["clutter"] == 0)} for row in summary]
+    without = part(content, pictures=drawn, localization=rows, localization_summary=fewer)
+    assert without.count(f"<title>{name}: ") == 0
+    assert without.count("<title>") == with_it.count("<title>") - 4
+    # Of an effect it counts only where a wrong prediction is what the change is about.
+    effects = only(content.effects, picture=name)
+    assert "logit" not in part(content, pictures=drawn, effects=effects)
+    named = [row | {"change": "without-distractor"} for row in effects]
+    assert "Distractor taken away" in part(content, pictures=drawn, effects=named)
+
+
 def test_effects_are_means_of_the_rows(content, page):
     for change in ("without-object", "other-scene"):
         for level in (0, 2, 4):

@@ -235,9 +235,11 @@ def _series(rows: Rows, singles: Rows, levels: Sequence, label: str, style: int)
     groups = []
     for level in levels:
         row = next((row for row in rows if row["clutter"] == level), {})
-        points = sorted(
-            (r["picture"], r["value"]) for r in singles if clutter_of[r["picture"]] == level
-        )
+        own = [one for one in singles if clutter_of[one["picture"]] == level]
+        if row and row["n"] != sum(one["value"] is not None for one in own):
+            # The summary leaves out pictures that were drawn because a model is wrong about them.
+            own = [one for one in own if not one["drawn"]]
+        points = sorted((one["picture"], one["value"]) for one in own)
         floor = _floor(row)
         groups.append(
             figures.Group(
@@ -284,8 +286,13 @@ def _describe(series: Sequence[figures.Series], chance: Sequence[float | None] =
 
 
 def _with_clutter(content: Content, rows: Rows) -> list[dict]:
+    """Add each picture's clutter level, and whether it was drawn for a model's being wrong."""
     clutter = {row["name"]: row["clutter"] for row in content.pictures}
-    return [{**row, "clutter": clutter.get(row["picture"])} for row in rows]
+    drawn = {row["name"] for row in content.pictures if row["weight"] is not None}
+    return [
+        {**row, "clutter": clutter.get(row["picture"]), "drawn": row["picture"] in drawn}
+        for row in rows
+    ]
 
 
 def _limits(values: Iterable[float | None]) -> tuple[float, float]:
@@ -883,15 +890,15 @@ def tell_truth(content: Content) -> list[dict]:
             # A kind of truth that no picture has (no prediction names a distractor, say).
             if not any(row["n"] or row["missing"] for row in against):
                 continue
+            scored = [row for row in singles if (row["model"], row["truth"]) == (model, truth)]
+            if not any(row["n"] for row in against):
+                truths.append(_unscored(content, truth, scored))
+                continue
             metrics = [
                 _charted(
                     content,
                     [row for row in against if row["metric"] == metric],
-                    [
-                        row
-                        for row in singles
-                        if (row["model"], row["truth"], row["metric"]) == (model, truth, metric)
-                    ],
+                    [row for row in scored if row["metric"] == metric],
                     [({"method": m}, method_label(m), method_style(content, m)) for m in methods],
                     describe_measure(metric, LOCALIZATION_MEASURES, content.study),
                     f"truth{number}-{len(truths)}-{index}",
@@ -904,6 +911,7 @@ def tell_truth(content: Content) -> list[dict]:
                     "measure": describe_measure(truth, TRUTHS, content.study),
                     "metrics": metrics,
                     "finding": _say_truth(content, against),
+                    "missing": [],
                 }
             )
         models.append(
@@ -916,6 +924,17 @@ def tell_truth(content: Content) -> list[dict]:
             }
         )
     return [one for one in models if one["truths"] or one["effects"]]
+
+
+def _unscored(content: Content, truth: str, rows: Rows) -> dict:
+    """Say of a kind of truth that no explanation has a value against why that is so."""
+    return {
+        "name": truth,
+        "measure": describe_measure(truth, TRUTHS, content.study),
+        "metrics": [],
+        "finding": "No explanation could be scored.",
+        "missing": _count_missing(rows),
+    }
 
 
 def _say_truth(content: Content, rows: Rows) -> str:
@@ -941,6 +960,9 @@ def tell_effects(content: Content) -> list[dict]:
     predicted = {(row["model"], row["picture"]): row for row in content.predictions}
     groups = defaultdict(list)
     for row in _with_clutter(content, content.effects):
+        # A picture that a model is wrong about stands for no other, unless that is what is asked.
+        if row["drawn"] and row["change"] != "without-distractor":
+            continue
         groups[row["model"], row["change"], row["clutter"]].append(row)
     order = [*CHANGES, *sorted({row["change"] for row in content.effects} - set(CHANGES))]
     found = []
