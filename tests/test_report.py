@@ -1026,15 +1026,19 @@ def test_curves_are_means_beside_the_random_orders(content):
     html = part(content, "faithfulness", "faithfulness_summary")
     labels = re.findall(r'aria-label="([^"]*mean probability of the target[^"]*)"', html)
     assert len(labels) == 4 * 4  # methods, deletion and insertion with two fills each
-    rows = only(content.faithfulness, method="lime", metric="insertion", fill="blur")
-    own, random = (
-        np.mean([row[key] for row in rows], axis=0)[4] for key in ("curve", "random_curve")
-    )
-    expected = (
-        f"LIME. Insertion, blurred picture: mean probability of the target over 6 pictures, at "
-        f"50\N{NO-BREAK SPACE}% of the pixels {own:.2f}, in a random order {random:.2f}."
-    )
-    assert expected in labels
+    for metric, fill in FILLED[:4]:
+        for method in (*METHODS, "lime"):
+            rows = only(content.faithfulness, method=method, metric=metric, fill=fill)
+            rows = [row for row in rows if row["curve"]]
+            own, random = (
+                np.mean([row[key] for row in rows], axis=0)[4] for key in ("curve", "random_curve")
+            )
+            filled = {"mean": "mean colour", "blur": "blurred picture"}[fill]
+            assert (
+                f"{report.method_label(method)}. {metric.title()}, {filled}: mean probability of "
+                f"the target over {len(rows)} pictures, at 50\N{NO-BREAK SPACE}% of the pixels "
+                f"{own:.2f}, in a random order {random:.2f}."
+            ) in labels
     # The first row has no curve and counts in none.
     lost = content.faithfulness[0]
     (label,) = [

@@ -345,7 +345,6 @@ def _charted(content, rows, singles, entries, measure, name) -> dict:
         known = [value for row in chances for value in row if value is not None]
         chance = float(np.mean(known)) if known and not floored else None
         charts = [_rows_chart(series, name, measure.label, limits, chance)]
-    causal = any(row["causal"] for row in table)
     return {
         "measure": measure,
         "levels": [level_label(level) for level in levels],
@@ -353,7 +352,6 @@ def _charted(content, rows, singles, entries, measure, name) -> dict:
         "rows": table,
         "charts": charts,
         "floors": FLOORS if floored or any("ceiling" in row for row in rows) else None,
-        "causal": causal,
         "beyond": find_beyond(content, levels) is not None,
         "reasons": any(row.get("reason") for row in rows),
         "missing": _count_missing(singles),
@@ -834,7 +832,7 @@ def say_sanity(rows: Rows) -> str:
         (
             "cascade",
             "randomised weights",
-            "with all weights random, maps still resemble the original ones",
+            "at the end of the cascade maps still resemble the original ones",
         ),
         ("class", "another class", "maps do not change with the class"),
     ):
