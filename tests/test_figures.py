@@ -34,10 +34,10 @@ def groups_chart(name="chart"):
     return figures.plot_groups(series, name, "Pairs", (0, 1), chance=0.11)
 
 
-def room_chart(floor=0.2, ceiling=0.8, horizontal=False, name=NASTY):
+def room_chart(floor=0.2, ceiling=0.8, horizontal=False, name=NASTY, has_room=True):
     groups = [
-        Group("0", [("p", 0.5)], 0.5, 0.4, 0.6, floor, ceiling, name),
-        Group("1", [("p", 0.5)], 0.5, None, None, floor, ceiling, name),
+        Group("0", [("p", 0.5)], 0.5, 0.4, 0.6, floor, ceiling, name, has_room),
+        Group("1", [("p", 0.5)], 0.5, None, None, floor, ceiling, name, has_room),
     ]
     if horizontal:
         return figures.plot_groups([Series("a", groups)], "c", "t", (0, 1))
@@ -192,8 +192,10 @@ def test_the_room_between_floor_and_ceiling_is_shaded(horizontal):
     known = room_chart(horizontal=horizontal)
     shaded = {"opacity": "0.06", "fill": "currentColor"}
     assert len(drawn(known, **shaded)) == 2
-    for floor, ceiling in ((None, 0.8), (0.2, None), (0.8, 0.2), (0.5, 0.5), (None, None)):
+    for floor, ceiling in ((None, 0.8), (0.2, None), (None, None)):
         assert not drawn(room_chart(floor, ceiling, horizontal), **shaded)
+    assert not drawn(room_chart(0.8, 0.2, horizontal, has_room=False), **shaded)
+    assert len(drawn(room_chart(0.8, 0.2, horizontal), **shaded)) == 2  # of a distance
 
 
 def test_the_room_reaches_from_the_floor_to_the_ceiling():

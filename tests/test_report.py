@@ -1026,15 +1026,19 @@ def test_curves_are_means_beside_the_random_orders(content):
     html = part(content, "faithfulness", "faithfulness_summary")
     labels = re.findall(r'aria-label="([^"]*mean probability of the target[^"]*)"', html)
     assert len(labels) == 4 * 4  # methods, deletion and insertion with two fills each
-    rows = only(content.faithfulness, method="lime", metric="insertion", fill="blur")
-    own, random = (
-        np.mean([row[key] for row in rows], axis=0)[4] for key in ("curve", "random_curve")
-    )
-    expected = (
-        f"LIME. Insertion, blurred picture: mean probability of the target over 6 pictures, at "
-        f"50\N{NO-BREAK SPACE}% of the pixels {own:.2f}, in a random order {random:.2f}."
-    )
-    assert expected in labels
+    for metric, fill in FILLED[:4]:
+        for method in (*METHODS, "lime"):
+            rows = only(content.faithfulness, method=method, metric=metric, fill=fill)
+            rows = [row for row in rows if row["curve"]]
+            own, random = (
+                np.mean([row[key] for row in rows], axis=0)[4] for key in ("curve", "random_curve")
+            )
+            filled = {"mean": "mean colour", "blur": "blurred picture"}[fill]
+            assert (
+                f"{report.method_label(method)}. {metric.title()}, {filled}: mean probability of "
+                f"the target over {len(rows)} pictures, at 50\N{NO-BREAK SPACE}% of the pixels "
+                f"{own:.2f}, in a random order {random:.2f}."
+            ) in labels
     # The first row has no curve and counts in none.
     lost = content.faithfulness[0]
     (label,) = [
@@ -1111,6 +1115,39 @@ def test_truth_says_who_finds_the_object(content, page):
         best = max(rows, key=lambda row: row["mean"])
         said = f"{report.method_label(best['method'])} with {report_base.format_mean(best)} on the"
         assert said in page.text["truth"]
+
+
+def test_a_truth_that_no_explanation_meets_has_its_reasons(content):
+    lost = {"value": None, "reason": "what it names is not in the picture"}
+    rows = [row | lost for row in only(content.localization, truth="distractor")]
+    empty = dict.fromkeys(("mean", "median", "low", "high", "chance")) | {"n": 0, "missing": 1}
+    summary = [row | empty for row in only(content.localization_summary, truth="distractor")]
+    html = part(content, localization=rows, localization_summary=summary)
+    section = html[html.index('<section id="truth">') : html.index('<section id="skipped">')]
+    assert "No explanation could be scored" in section
+    assert f"{len(rows)} values (what it names is not in the picture)" in section
+    assert "<svg" not in section
+    assert "<table" not in section
+
+
+def test_pictures_drawn_for_being_wrong_are_dots_only_where_they_count(content):
+    """The summary knows which count; a drawn picture's dot beside it would not be of the mean."""
+    name = content.pictures[0]["name"]
+    drawn = [row | {"weight": 2.0 if row["name"] == name else None} for row in content.pictures]
+    where = {"truth": "object", "metric": "iou"}
+    rows = only(content.localization, **where)
+    summary = only(content.localization_summary, **where, causal=False)
+    with_it = part(content, pictures=drawn, localization=rows, localization_summary=summary)
+    assert with_it.count(f"<title>{name}: ") == 4
+    fewer = [row | {"n": row["n"] - (row["clutter"] == 0)} for row in summary]
+    without = part(content, pictures=drawn, localization=rows, localization_summary=fewer)
+    assert without.count(f"<title>{name}: ") == 0
+    assert without.count("<title>") == with_it.count("<title>") - 4
+    # Of an effect it counts only where a wrong prediction is what the change is about.
+    effects = only(content.effects, picture=name)
+    assert "logit" not in part(content, pictures=drawn, effects=effects)
+    named = [row | {"change": "without-distractor"} for row in effects]
+    assert "Distractor taken away" in part(content, pictures=drawn, effects=named)
 
 
 def test_effects_are_means_of_the_rows(content, page):

@@ -74,6 +74,8 @@ class Group:
         be; the room between them is shaded. None where not known.
     floor_name
         Of the floor, written at it.
+    has_room
+        Whether the ceiling lies beyond the floor; of a distance that is below it.
     """
 
     label: str
@@ -84,6 +86,7 @@ class Group:
     floor: float | None = None
     ceiling: float | None = None
     floor_name: str = ""
+    has_room: bool = True
 
 
 @dataclass(frozen=True)
@@ -414,7 +417,7 @@ def _draw_room(axes: Axes, groups: Sequence[Group], places: np.ndarray, vertical
     for place, group in zip(places, groups, strict=True):
         ends = (place - 0.42, place + 0.42)
         lines = axes.hlines if vertical else axes.vlines
-        if None not in (group.floor, group.ceiling) and group.floor < group.ceiling:
+        if None not in (group.floor, group.ceiling) and group.has_room:
             size = (ends[1] - ends[0], group.ceiling - group.floor)
             corner = (ends[0], group.floor)
             axes.add_patch(

@@ -72,14 +72,15 @@ AGREEMENT_MEASURES = {
     "soft-iou": Measure(
         "IoU of the whole maps",
         "0 to 1",
-        "Overlap of the two maps taken as wholes, without a threshold: the sum of the smaller "
-        "values over the sum of the greater.",
+        "Overlap of the two maps’ positive parts taken as wholes, without a threshold: the sum of "
+        "the smaller values over the sum of the greater. Moved by how a method scales its map.",
     ),
     "emd": Measure(
         "Earth mover’s distance",
         "0 to 1",
-        "How far the mass of one map would have to be carried to make the other, turned so that 1 "
-        "is no way at all. Tells a near miss from a far one.",
+        "How far, in shares of the diagonal, the mass of one map must be carried to make the "
+        "other. A distance: lower agrees, 0 is the same map, and the floor lies above the ceiling. "
+        "Tells a near miss from a far one.",
     ),
     "feature-agreement": Measure(
         "Feature agreement",
@@ -182,13 +183,14 @@ FAITHFULNESS_MEASURES = {
         "ROAD",
         "higher is more faithful",
         "Pixels are replaced by what their neighbours make one expect, so that the replaced region "
-        "does not show its own outline to the model.",
+        "hardly shows its own outline to the model. The score is how much more of the probability "
+        "is left when the least important go first than when the most important do.",
     ),
     "average-drop": Measure(
         "Average drop",
         "higher is more faithful",
-        "How much of the target’s probability is lost when the picture is dimmed by the map. "
-        "Kind to maps that keep everything.",
+        "The picture is dimmed by the map. The less of the target’s probability is lost, the more "
+        "the map kept of what the model used. Kind to maps that keep everything.",
     ),
     "increase": Measure(
         "Increase",
@@ -233,9 +235,11 @@ def _series(rows: Rows, singles: Rows, levels: Sequence, label: str, style: int)
     groups = []
     for level in levels:
         row = next((row for row in rows if row["clutter"] == level), {})
-        points = sorted(
-            (r["picture"], r["value"]) for r in singles if clutter_of[r["picture"]] == level
-        )
+        own = [one for one in singles if clutter_of[one["picture"]] == level]
+        if row and row["n"] != sum(one["value"] is not None for one in own):
+            # The summary leaves out pictures that were drawn because a model is wrong about them.
+            own = [one for one in own if not one["drawn"]]
+        points = sorted((one["picture"], one["value"]) for one in own)
         floor = _floor(row)
         groups.append(
             figures.Group(
@@ -244,6 +248,7 @@ def _series(rows: Rows, singles: Rows, levels: Sequence, label: str, style: int)
                 *(row.get(key) for key in ("mean", "low", "high")),
                 floor=row[floor] if floor else None,
                 ceiling=row.get("ceiling"),
+                has_room=row.get("relative") is not None,
                 floor_name=FLOORS.get(floor, ""),
             )
         )
@@ -281,8 +286,13 @@ def _describe(series: Sequence[figures.Series], chance: Sequence[float | None] =
 
 
 def _with_clutter(content: Content, rows: Rows) -> list[dict]:
+    """Add each picture's clutter level, and whether it was drawn for a model's being wrong."""
     clutter = {row["name"]: row["clutter"] for row in content.pictures}
-    return [{**row, "clutter": clutter.get(row["picture"])} for row in rows]
+    drawn = {row["name"] for row in content.pictures if row["weight"] is not None}
+    return [
+        {**row, "clutter": clutter.get(row["picture"]), "drawn": row["picture"] in drawn}
+        for row in rows
+    ]
 
 
 def _limits(values: Iterable[float | None]) -> tuple[float, float]:
@@ -335,7 +345,6 @@ def _charted(content, rows, singles, entries, measure, name) -> dict:
         known = [value for row in chances for value in row if value is not None]
         chance = float(np.mean(known)) if known and not floored else None
         charts = [_rows_chart(series, name, measure.label, limits, chance)]
-    causal = any(row["causal"] for row in table)
     return {
         "measure": measure,
         "levels": [level_label(level) for level in levels],
@@ -343,7 +352,6 @@ def _charted(content, rows, singles, entries, measure, name) -> dict:
         "rows": table,
         "charts": charts,
         "floors": FLOORS if floored or any("ceiling" in row for row in rows) else None,
-        "causal": causal,
         "beyond": find_beyond(content, levels) is not None,
         "reasons": any(row.get("reason") for row in rows),
         "missing": _count_missing(singles),
@@ -357,7 +365,15 @@ def _rows_chart(series, name, title, limits, chance) -> str:
             one.label,
             [
                 figures.Group(
-                    one.label, g.points, g.mean, g.low, g.high, g.floor, g.ceiling, g.floor_name
+                    one.label,
+                    g.points,
+                    g.mean,
+                    g.low,
+                    g.high,
+                    g.floor,
+                    g.ceiling,
+                    g.floor_name,
+                    g.has_room,
                 )
                 for g in one.groups
             ],
@@ -816,7 +832,7 @@ def say_sanity(rows: Rows) -> str:
         (
             "cascade",
             "randomised weights",
-            "with all weights random, maps still resemble the original ones",
+            "at the end of the cascade maps still resemble the original ones",
         ),
         ("class", "another class", "maps do not change with the class"),
     ):
@@ -872,15 +888,15 @@ def tell_truth(content: Content) -> list[dict]:
             # A kind of truth that no picture has (no prediction names a distractor, say).
             if not any(row["n"] or row["missing"] for row in against):
                 continue
+            scored = [row for row in singles if (row["model"], row["truth"]) == (model, truth)]
+            if not any(row["n"] for row in against):
+                truths.append(_unscored(content, truth, scored))
+                continue
             metrics = [
                 _charted(
                     content,
                     [row for row in against if row["metric"] == metric],
-                    [
-                        row
-                        for row in singles
-                        if (row["model"], row["truth"], row["metric"]) == (model, truth, metric)
-                    ],
+                    [row for row in scored if row["metric"] == metric],
                     [({"method": m}, method_label(m), method_style(content, m)) for m in methods],
                     describe_measure(metric, LOCALIZATION_MEASURES, content.study),
                     f"truth{number}-{len(truths)}-{index}",
@@ -893,6 +909,7 @@ def tell_truth(content: Content) -> list[dict]:
                     "measure": describe_measure(truth, TRUTHS, content.study),
                     "metrics": metrics,
                     "finding": _say_truth(content, against),
+                    "missing": [],
                 }
             )
         models.append(
@@ -905,6 +922,17 @@ def tell_truth(content: Content) -> list[dict]:
             }
         )
     return [one for one in models if one["truths"] or one["effects"]]
+
+
+def _unscored(content: Content, truth: str, rows: Rows) -> dict:
+    """Say of a kind of truth that no explanation has a value against why that is so."""
+    return {
+        "name": truth,
+        "measure": describe_measure(truth, TRUTHS, content.study),
+        "metrics": [],
+        "finding": "No explanation could be scored.",
+        "missing": _count_missing(rows),
+    }
 
 
 def _say_truth(content: Content, rows: Rows) -> str:
@@ -930,6 +958,9 @@ def tell_effects(content: Content) -> list[dict]:
     predicted = {(row["model"], row["picture"]): row for row in content.predictions}
     groups = defaultdict(list)
     for row in _with_clutter(content, content.effects):
+        # A picture that a model is wrong about stands for no other, unless that is what is asked.
+        if row["drawn"] and row["change"] != "without-distractor":
+            continue
         groups[row["model"], row["change"], row["clutter"]].append(row)
     order = [*CHANGES, *sorted({row["change"] for row in content.effects} - set(CHANGES))]
     found = []

@@ -52,8 +52,6 @@ def tell_questions(content: Content) -> dict | None:
         "finding": _say_questions(primary),
         "primary": primary,
         "exploratory": sorted(others, key=lambda row: models.index(row["model"])),
-        "tests": unique(row["test"] for row in primary if row["test"]),
-        "missing": [row for row in content.questions if row["estimate"] is None],
     }
 
 
@@ -113,7 +111,7 @@ def tell_correctness(content: Content) -> list[dict]:
                             "label": _predictor(row["predictor"]),
                             "pairs": STRATA.get(row["stratum"], row["stratum"]),
                         }
-                        for row in sorted(rows, key=lambda row: _place(row["stratum"], STRATA))
+                        for row in sorted(rows, key=lambda row: _find_place(row["stratum"], STRATA))
                     ],
                 }
             )
@@ -124,7 +122,7 @@ def _has(rows: Rows, kind: str) -> bool:
     return any(row["correct"] == kind for row in rows)
 
 
-def _place(name: str, known: Mapping) -> int:
+def _find_place(name: str, known: Mapping) -> int:
     return list(known).index(name) if name in known else len(known)
 
 
@@ -157,7 +155,6 @@ def tell_claims(content: Content) -> dict | None:
     return {
         "finding": say_verdicts(content.claims),
         "rows": [{**row, "sign": slug_verdict(row["verdict"])} for row in content.claims],
-        "counts": count_verdicts(content.claims),
     }
 
 
