@@ -15,6 +15,7 @@ from consilience.errors import ConsilienceError
 from consilience.images import Transform, encode_png
 from consilience.localization import (
     METRICS,
+    OFFSETS,
     find_offset,
     find_truth,
     score_localization,
@@ -26,7 +27,8 @@ from consilience.tables import LOCALIZATION, LOCALIZATION_SUMMARY, make_table
 
 
 def scores(explanation, mask):
-    return {row["metric"]: row["value"] for row in score_localization(explanation, mask)}
+    rows = score_localization(explanation, mask)
+    return {row["metric"]: row["value"] for row in rows if row["metric"] in METRICS}
 
 
 def test_by_hand():
@@ -136,7 +138,7 @@ def test_chance_is_what_noise_scores():
     mask[5:25, 10:30] = True
     found = {metric: [] for metric in METRICS}
     for _ in range(400):
-        rows = score_localization(rng.random((40, 40)), mask)
+        rows = score_localization(rng.random((40, 40)), mask)[: len(METRICS)]
         for row in rows:
             found[row["metric"]].append(row["value"])
     for row in rows:
@@ -170,8 +172,8 @@ def test_an_undefined_score_has_its_reason(explanation, mask, reason):
 def test_weights_without_a_positive_one_have_no_mass():
     lime = Superpixels(np.array([[0, 1], [2, 3]]), [-1, -2, -3, -4])
     rows = score_localization(lime, np.array([[1, 0], [0, 0]]))
-    assert [row["value"] for row in rows] == [1, 1, None, 1]
-    assert rows[2]["reason"] == "no positive value"
+    assert [row["value"] for row in rows] == [1, 1, None, 1, None, None]
+    assert {row["reason"] for row in rows if row["value"] is None} == {"no positive value"}
 
 
 def test_a_mask_of_another_shape_is_refused():
@@ -381,7 +383,7 @@ def test_rows_and_summary_fit_their_tables():
     assert keys == [
         (method, metric, clutter, n)
         for method in ("grad-cam", "lime")
-        for metric in ("average-precision", "iou", "mass-inside", "pointing-game")
+        for metric in sorted([*METRICS, *OFFSETS])
         for clutter, n in [(0, 1), (1, 2)]
     ]
     assert all(row["low"] is None for row in summary if row["n"] == 1)
@@ -495,3 +497,6 @@ def test_an_offset_is_that_of_the_centres_of_mass():
     assert find_offset(values, mask) == (4.5, 2.5)
     assert find_offset(mask.astype(float), mask) == (0, 0)
     assert find_offset(Superpixels(mask.astype(int), [-1, 3]), mask) == (0, 0)
+    rows = {row["metric"]: row for row in score_localization(values, mask)}
+    assert [rows[name]["value"] for name in OFFSETS] == [4.5, 2.5]
+    assert all(rows[name]["chance"] is None for name in OFFSETS)

@@ -95,6 +95,10 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 (n,)."""
 
 
+OFFSETS = ("offset-right", "offset-down")
+"""What :func:`find_offset` says, by its names in the table ``LOCALIZATION``: pixels of the view."""
+
+
 def score_localization(explanation: Explanation, mask: np.ndarray) -> list[dict]:
     """Score one explanation against a mask.
 
@@ -109,8 +113,9 @@ def score_localization(explanation: Explanation, mask: np.ndarray) -> list[dict]
     -------
     list of dict
         ``metric``, ``value``, ``chance``, ``area`` and ``reason`` of rows of the table
-        ``LOCALIZATION``, one a metric of :data:`METRICS`. ``chance`` is what a map without regard
-        to the mask scores. An undefined ``value`` is None and has its ``reason``.
+        ``LOCALIZATION``, one a metric of :data:`METRICS` and of :data:`OFFSETS`. ``chance`` is what
+        a map without regard to the mask scores; an offset has none. An undefined ``value`` is None
+        and has its ``reason``.
 
     Raises
     ------
@@ -125,33 +130,44 @@ def score_localization(explanation: Explanation, mask: np.ndarray) -> list[dict]
         )
     inside = mask.ravel() != 0
     area = float(inside.mean())
-    rows = []
-    for name, score in METRICS.items():
-        value = reason = None
+    found: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    for name in (*METRICS, *OFFSETS):
         try:
             if not inside.any():
                 raise UndefinedError("empty mask")
             if inside.all():
                 raise UndefinedError("mask covers everything")
-            value = score(pixel_values(explanation), inside)
+            if name in METRICS:
+                found[name] = METRICS[name](pixel_values(explanation), inside)
+            else:
+                found[name] = find_offset(explanation, mask)[OFFSETS.index(name)]
         except UndefinedError as error:
-            reason = str(error)
-        chance = area / (2 - area) if name == "iou" else area
-        rows.append(
-            {"metric": name, "value": value, "chance": chance, "area": area, "reason": reason}
-        )
-    return rows
+            reasons[name] = str(error)
+    chances = dict.fromkeys(METRICS, area) | {"iou": area / (2 - area)}
+    return [
+        {
+            "metric": name,
+            "value": found.get(name),
+            "chance": chances.get(name),
+            "area": area,
+            "reason": reasons.get(name),
+        }
+        for name in (*METRICS, *OFFSETS)
+    ]
 
 
 def find_offset(explanation: Explanation, mask: np.ndarray) -> tuple[float, float]:
     """Return how far the centre of mass of the map's positive part lies from the mask's centroid.
 
-    Pixels, right and down. A cell of a layer behind convolutions of stride s in all, each centred
+    Pixels, right and down; 0 is best, a sign says the other way. A cell of a layer behind convolutions of stride s in all, each centred
     on its place, looks at pixel s·i; upsampling, pytorch-grad-cam's as any that aligns corners of
     pixels, draws it at s·i + (s - 1) / 2. So a CAM lies (s - 1) / 2 too far right and down, 7.5
     pixels at stride 16, but for what the edges cut off; a vision transformer's does not.
     """
     values = np.maximum(pixel_values(explanation), 0).reshape(np.shape(mask))
+    if not values.any():
+        raise UndefinedError("no positive value")
     inside = np.asarray(mask) != 0
     down, right = (
         float((values * place).sum() / values.sum() - place[inside].mean())
@@ -265,7 +281,7 @@ def score_picture(
     for method in sorted(maps):
         if truth.mask is None:
             unscored = {"value": None, "chance": None, "area": None, "reason": truth.reason}
-            scores = [{"metric": name} | unscored for name in METRICS]
+            scores = [{"metric": name} | unscored for name in (*METRICS, *OFFSETS)]
         else:
             scores = score_localization(maps[method], truth.mask)
         rows += [about | {"method": method, "matters": mattered} | score for score in scores]
