@@ -480,6 +480,16 @@ def test_one_superpixel_leaves_the_pixels_of_two_cams():
     assert found["lime", "spearman"] == "lime: one superpixel"
 
 
+def test_ties_of_weights_stay_ties_over_the_same_superpixels():
+    # Shared out to pixels and summed again, equal weights would differ in the last digit.
+    lime = Superpixels(SEGMENTS, [0.1, 0.1, 0.1, -0.2])
+    again = lime.reweigh(np.array([0.3, 0.3, -0.1, 0.3]))
+    assert len(set(lime.sum_over((lime.weights / lime.areas)[SEGMENTS].ravel())[:3])) > 1
+    for one, other in ((lime, again), (again, lime)):
+        expected = spearmanr(one.weights, other.weights).statistic
+        assert agree(one, other, "superpixel-spearman")[0] == pytest.approx(expected)
+
+
 def test_without_lime_there_are_no_superpixels():
     value, reason = agree(make_map(0), make_map(1), "superpixel-spearman")
     assert value is None
