@@ -563,6 +563,23 @@ def test_random_logits_speak_for_the_target_and_are_spread_as_the_trained_ones(n
             assert logits.std() == pytest.approx(trained.std(), rel=1e-4)
 
 
+def test_norms_above_a_stage_follow_what_they_are_given_now(net):
+    random = dataclasses.replace(net, model=copy.deepcopy(net.model))
+    view, above = make_view(0), ["block.0", "block.1"]
+    sanity._randomise(random, above, above, view, 0, (0, "p"))
+    means = random.model.block[1].running_mean.clone()
+    above += ["conv1", "bn1"]
+    sanity._randomise(random, ["conv1", "bn1"], above, view, 0, (0, "p"))
+    picture = net.transform.normalize(view[None])
+    turned = torch.cat([picture, picture.flip(3), picture.flip(2), picture.flip(2, 3)])
+    with torch.no_grad():
+        model = random.model
+        given = model.block[0](torch.relu(model.bn1(model.conv1(turned))))
+    found = model.block[1].running_mean
+    np.testing.assert_allclose(found, given.mean((0, 2, 3)), atol=5e-3)
+    assert not torch.allclose(found, means, atol=1e-2)
+
+
 # Floors
 
 
