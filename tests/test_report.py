@@ -847,7 +847,14 @@ def test_format_fixed(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1, "100.0"), (0.99999, "> 99.9"), (0.984, "98.4"), (1e-6, "< 0.1"), (0, "0.0")],
+    [
+        (1, "100.0"),
+        (0.99999, "> 99.9"),
+        (0.984, "98.4"),
+        (1e-6, "< 0.1"),
+        (0, "0.0"),
+        (-0.12, "−12.0"),
+    ],
 )
 def test_format_percent(value, text):
     assert report.format_percent(value) == f"{text}\N{NO-BREAK SPACE}%"
@@ -1185,6 +1192,16 @@ def test_questions_say_what_was_tested(content, page):
     assert "no faithfulness" in said
     assert "agreement and clutter: pearson" in said
     assert "Only the primary questions are tested" in page.text["method"]
+
+
+def test_no_finding_is_said_as_none(content):
+    rows = [row | {"p_holm": 1.0} for row in content.questions if row["p_holm"] is not None]
+    html = part(content, questions=rows)
+    assert "Of 2 primary questions (one a question and model), none has an effect" in html
+    lost = [row | {"p_holm": None, "reason": "no base"} for row in rows]
+    assert "none has an effect that stands after Holm’s correction (p below 0.05). 2 could not" in (
+        part(content, questions=lost)
+    )
 
 
 def test_exploratory_questions_have_no_p_value(content):
