@@ -972,6 +972,20 @@ def test_floors_and_controls_are_no_pictures_of_their_own(content, html):
     assert sorted(said) == sorted(f"{row['picture']}: {row['value']:.2f}" for row in rows)
 
 
+def test_the_figure_has_the_highest_floor_and_the_ceiling(content):
+    pair = {"method_a": "grad-cam", "method_b": "lime", "metric": "spearman"}
+    rows = only(content.agreement_summary, **pair)
+    html = part(content, agreement_summary=rows)
+    (label,) = re.findall(r'aria-label="(LIME – Grad-CAM[^"]*)"', html)
+    for row in rows:
+        floor = row["floor"].replace("-", "_")
+        assert (
+            f"{row['clutter']}: {report_base.format_mean(row)}, floor "
+            f"{report.format_fixed(row[floor])} ({floor.replace('_', ' ')}), ceiling "
+            f"{report.format_fixed(row['ceiling'])}"
+        ) in label
+
+
 def ways(**means):
     """Rows of FAITHFULNESS_SUMMARY: by method, the mean of each of DECIDING's ways."""
     return [
