@@ -1312,7 +1312,7 @@ def targets_of(content):
         localization=double(content.localization, value=1.987),
         effects=double(content.effects, changed_logit=98765.0),
         faithfulness=double(content.faithfulness, curve=[0.987] * 9, value=0.987),
-        sanity=double(content.sanity, value=0.987),
+        sanity=double(content.sanity, value=None, reason="lost"),
     )
 
 
