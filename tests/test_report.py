@@ -847,7 +847,14 @@ def test_format_fixed(value, text):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1, "100.0"), (0.99999, "> 99.9"), (0.984, "98.4"), (1e-6, "< 0.1"), (0, "0.0")],
+    [
+        (1, "100.0"),
+        (0.99999, "> 99.9"),
+        (0.984, "98.4"),
+        (1e-6, "< 0.1"),
+        (0, "0.0"),
+        (-0.12, "−12.0"),
+    ],
 )
 def test_format_percent(value, text):
     assert report.format_percent(value) == f"{text}\N{NO-BREAK SPACE}%"
@@ -963,6 +970,20 @@ def test_floors_and_controls_are_no_pictures_of_their_own(content, html):
     assert rows
     said = re.findall(r"<title>(.*?)</title>", chart)
     assert sorted(said) == sorted(f"{row['picture']}: {row['value']:.2f}" for row in rows)
+
+
+def test_the_figure_has_the_highest_floor_and_the_ceiling(content):
+    pair = {"method_a": "grad-cam", "method_b": "lime", "metric": "spearman"}
+    rows = only(content.agreement_summary, **pair)
+    html = part(content, agreement_summary=rows)
+    (label,) = re.findall(r'aria-label="(LIME – Grad-CAM[^"]*)"', html)
+    for row in rows:
+        floor = row["floor"].replace("-", "_")
+        assert (
+            f"{row['clutter']}: {report_base.format_mean(row)}, floor "
+            f"{report.format_fixed(row[floor])} ({floor.replace('_', ' ')}), ceiling "
+            f"{report.format_fixed(row['ceiling'])}"
+        ) in label
 
 
 def ways(**means):
@@ -1187,6 +1208,16 @@ def test_questions_say_what_was_tested(content, page):
     assert "Only the primary questions are tested" in page.text["method"]
 
 
+def test_no_finding_is_said_as_none(content):
+    rows = [row | {"p_holm": 1.0} for row in content.questions if row["p_holm"] is not None]
+    html = part(content, questions=rows)
+    assert "Of 2 primary questions (one a question and model), none has an effect" in html
+    lost = [row | {"p_holm": None, "reason": "no base"} for row in rows]
+    assert "none has an effect that stands after Holm’s correction (p below 0.05). 2 could not" in (
+        part(content, questions=lost)
+    )
+
+
 def test_exploratory_questions_have_no_p_value(content):
     html = part(content, "questions")
     folded = html[html.index("Exploratory questions: estimates") :]
@@ -1281,7 +1312,7 @@ def targets_of(content):
         localization=double(content.localization, value=1.987),
         effects=double(content.effects, changed_logit=98765.0),
         faithfulness=double(content.faithfulness, curve=[0.987] * 9, value=0.987),
-        sanity=double(content.sanity, value=0.987),
+        sanity=double(content.sanity, value=None, reason="lost"),
     )
 
 

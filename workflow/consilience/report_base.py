@@ -112,7 +112,7 @@ def format_percent(value: float | None, digits: int = 1) -> str:
         text = f"> {100 - least:.{digits}f}"
     elif value > 1e-9 and float(text) == 0:
         text = f"< {least:.{digits}f}"
-    return f"{text}\N{NO-BREAK SPACE}%"
+    return f"{text.replace('-', '−')}\N{NO-BREAK SPACE}%"
 
 
 def slug(name: str) -> str:

@@ -67,8 +67,11 @@ def _say_questions(rows: Rows) -> str:
     asked = [row for row in rows if row["p_holm"] is not None]
     found = [row for row in asked if row["p_holm"] < LEVEL]
     text = f"Of {count_things(len(rows), 'primary question')} "
-    text += f"(one a question and model), {len(found)} {'has' if len(found) == 1 else 'have'} an "
-    text += f"effect that stands after Holm’s correction (p below {LEVEL})"
+    verb = "has" if len(found) < 2 else "have"
+    text += (
+        f"(one a question and model), {len(found) or 'none'} {verb} an effect that stands after "
+    )
+    text += f"Holm’s correction (p below {LEVEL})"
     if found:
         said = []
         for row in found:
