@@ -289,7 +289,7 @@ def test_without_a_right_place_nothing_is_scored(asked, seen, tells, kind, reaso
         {"lime": OBJECT.astype(float)}, asked, seen, CLASSES, tells, {("p", 3, kind): True}
     )
     make_table(rows, LOCALIZATION)
-    assert [row["metric"] for row in rows] == list(METRICS)
+    assert [row["metric"] for row in rows] == [*METRICS, *OFFSETS]
     for row in rows:
         assert (row["truth"], row["reason"]) == (kind, reason)
         assert row["value"] is row["chance"] is row["area"] is row["matters"] is None
