@@ -1128,6 +1128,13 @@ def test_truth_shows_its_kinds_and_where_the_object_matters(content, html, page)
     assert "it matters</span></th>" not in everyone
 
 
+def test_the_gallery_scores_against_the_mask_that_it_shows(content):
+    tables_of = ("predictions", "views", "heatmaps", "lime", "localization")
+    shown = Page(part(content, *tables_of)).numbers["gallery"]
+    for row in only(content.localization, metric="iou"):
+        assert (row["value"] in shown) == (row["truth"] == "object")
+
+
 def test_truth_says_who_finds_the_object(content, page):
     for level in (0, 4):
         rows = only(
