@@ -322,8 +322,8 @@ def test_each_explanation_is_scored_against_the_truth_and_says_whether_it_matter
     wrong = prediction("star", "heart")
     rows = score_picture(maps, wrong, view(), CLASSES, "object", matters)
     make_table(rows, LOCALIZATION)
-    assert [row["method"] for row in rows] == ["grad-cam"] * 4 + ["score-cam"] * 4
-    assert [row["value"] for row in rows[4:]] == [1] * 4
+    assert [row["method"] for row in rows] == ["grad-cam"] * 6 + ["score-cam"] * 6
+    assert [row["value"] for row in rows[6:]] == [1] * 4 + [0, 0]
     assert [row["value"] for row in rows[:3]] == [0, 0, 0]
     for row in rows:
         assert row["truth"] == "distractor"

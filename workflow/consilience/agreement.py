@@ -27,6 +27,7 @@ from .measures import (
     UndefinedError,
     draw_resamples,
     keep_first,
+    leave_out_drawn,
     percentile_interval,
     pixel_values,
     rank_values,
@@ -728,7 +729,8 @@ def summarise_agreement(
     """Summarise rows of the table ``AGREEMENT`` over pictures, each picture's first target.
 
     Pictures of one group, a clutter level, are of different bases: resampling pictures is
-    resampling what is independent.
+    resampling what is independent. Pictures that were drawn because a model is wrong about them are
+    left out.
 
     Parameters
     ----------
@@ -753,7 +755,7 @@ def summarise_agreement(
         lambda: defaultdict(dict)
     )
     keys = ("model", "method_a", "method_b", "metric")
-    for row in keep_first(rows, "model", "picture"):
+    for row in leave_out_drawn(keep_first(rows, "model", "picture"), pictures):
         if row["control"] is None:
             plain.append(row)
         group = (*(row[key] for key in keys), clutter.get(row["picture"]))

@@ -38,6 +38,7 @@ from .measures import (
     bootstrap_mean,
     collect_explanations,
     keep_first,
+    leave_out_drawn,
     pixel_values,
     shape_of,
     summarise_rows,
@@ -707,12 +708,14 @@ def summarise_faithfulness(
     list of dict
         Rows of the table ``FAITHFULNESS_SUMMARY``, one a model, method, metric, fill and clutter
         level, sorted: mean, median and interval are of the paired differences from random orders.
-        Undefined values are counted and left out of all else.
+        Undefined values are counted and left out of all else, and so are pictures that were drawn
+        because a model is wrong about them.
     """
+    pictures = list(pictures)
     paired = [
         # The score in the place of a chance value, whose mean comes along.
         {**row, "value": row["difference"], "chance": row["value"]}
-        for row in keep_first(rows, "model", "picture")
+        for row in leave_out_drawn(keep_first(rows, "model", "picture"), pictures)
     ]
     keys = ("model", "method", "metric", "fill")
     summary = []
@@ -762,9 +765,10 @@ def name_winners(
     ConsilienceError
         If a row's picture is not among ``pictures``.
     """
+    pictures = list(pictures)
     bases = {picture["name"]: picture["base"] or picture["name"] for picture in pictures}
     models: dict[str, list[Mapping]] = defaultdict(list)
-    for row in keep_first(rows, "model", "picture"):
+    for row in leave_out_drawn(keep_first(rows, "model", "picture"), pictures):
         if row["picture"] not in bases:
             raise ConsilienceError(f"picture {row['picture']!r} is scored but is not in the study")
         models[row["model"]].append(row)

@@ -169,6 +169,15 @@ def keep_first(rows: Iterable[Mapping], *keys: str) -> list[Mapping]:
     return kept
 
 
+def leave_out_drawn(rows: Iterable[Mapping], pictures: Iterable[Mapping]) -> list[Mapping]:
+    """Leave out rows of pictures that were drawn because a model is wrong about them.
+
+    These have a ``weight`` in the table ``PICTURES`` and stand for no ordinary picture.
+    """
+    drawn = {picture["name"] for picture in pictures if picture.get("weight") is not None}
+    return [row for row in rows if row["picture"] not in drawn]
+
+
 def shape_of(explanation: Explanation) -> tuple[int, ...]:
     """Return height and width of an explanation."""
     if isinstance(explanation, Superpixels):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from . import figures
+from .faithfulness import name_winners
 from .report_base import (
     Content,
     Measure,
@@ -524,6 +525,15 @@ def _say_among_cams(content: Content, rows: Rows) -> str:
 def tell_faithfulness(content: Content) -> list[dict]:
     """By model, each method's paired difference from a random order, and the curves."""
     models = []
+    winners = {
+        row["model"]: row
+        for row in name_winners(
+            content.faithfulness,
+            content.pictures,
+            content.study["agreement"]["bootstrap"],
+            content.study["seed"],
+        )
+    }
     for number, model in enumerate(order_models(content, content.faithfulness_summary)):
         own = [row for row in content.faithfulness_summary if row["model"] == model]
         methods = order_methods(content, (row["method"] for row in own))
@@ -571,7 +581,7 @@ def tell_faithfulness(content: Content) -> list[dict]:
         models.append(
             {
                 "model": model,
-                "finding": say_winner(own),
+                "finding": _tell_winner(own, winners.get(model)),
                 "charts": charts,
                 "legend": legend,
                 "columns": [_metric_and_fill(*column) for column in columns],
@@ -649,6 +659,19 @@ def pool_differences(rows: Rows) -> dict[tuple[str, str, str], float]:
             total[0] += row["mean"] * row["n"]
             total[1] += row["n"]
     return {key: total / n for key, (total, n) in sums.items()}
+
+
+def _tell_winner(rows: Rows, winner: Mapping | None) -> str:
+    """Say which method leads by its mean, and whether it does so over base pictures too."""
+    said = say_winner(rows)
+    if winner is None or "no method is named" in said:
+        return said
+    if winner["method"] is None:
+        return f"{said} Over base pictures none is named: {winner['reason']}."
+    return (
+        f"{said} Paired over base pictures {method_label(winner['method'])} beats the second by each "
+        "of these."
+    )
 
 
 def say_winner(rows: Rows) -> str:
