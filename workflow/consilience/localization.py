@@ -160,10 +160,11 @@ def score_localization(explanation: Explanation, mask: np.ndarray) -> list[dict]
 def find_offset(explanation: Explanation, mask: np.ndarray) -> tuple[float, float]:
     """Return how far the centre of mass of the map's positive part lies from the mask's centroid.
 
-    Pixels, right and down; 0 is best, a sign says the other way. A cell of a layer behind convolutions of stride s in all, each centred
-    on its place, looks at pixel s·i; upsampling, pytorch-grad-cam's as any that aligns corners of
-    pixels, draws it at s·i + (s - 1) / 2. So a CAM lies (s - 1) / 2 too far right and down, 7.5
-    pixels at stride 16, but for what the edges cut off; a vision transformer's does not.
+    Pixels, right and down; 0 is best, a sign says the other way. A cell of a layer behind
+    convolutions of stride s in all, each centred on its place, looks at pixel s·i; upsampling,
+    pytorch-grad-cam's as any that aligns corners of pixels, draws it at s·i + (s - 1) / 2. So a CAM
+    lies (s - 1) / 2 too far right and down, 7.5 pixels at stride 16, but for what the edges cut
+    off; a vision transformer's does not.
     """
     values = np.maximum(pixel_values(explanation), 0).reshape(np.shape(mask))
     if not values.any():

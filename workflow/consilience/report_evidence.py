@@ -669,8 +669,8 @@ def _tell_winner(rows: Rows, winner: Mapping | None) -> str:
     if winner["method"] is None:
         return f"{said} Over base pictures none is named: {winner['reason']}."
     return (
-        f"{said} Paired over base pictures {method_label(winner['method'])} beats the second by each "
-        "of these."
+        f"{said} Paired over base pictures {method_label(winner['method'])} beats the second by "
+        "each of these."
     )
 
 
