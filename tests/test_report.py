@@ -21,6 +21,7 @@ from consilience import (
 )
 from consilience.errors import ConsilienceError
 from consilience.images import decode_png
+from consilience.localization import OFFSETS
 
 NASTY = "<img src=x onerror=alert(1)>\"'&.png"
 METHODS = ("grad-cam", "score-cam", "ablation-cam")
@@ -149,13 +150,20 @@ def make_localization(explained, pictures, seed=0):
         for truth in ("object", "distractor")[: 1 + number % 2]
         for metric in metrics
     ]
+    rows += [
+        row | {"metric": metric, "chance": None, "value": float(rng.uniform(-20, 20))}
+        for row in rows
+        if row["metric"] == "iou"
+        for metric in OFFSETS
+    ]
     lost = next(row for row in rows if row["method"] == "lime" and row["metric"] == "mass-inside")
     lost |= {"value": None, "reason": "no positive value"}
     summary = []
     for causal in (False, True):
         own = [row for row in rows if row["matters"] or not causal]
         for row in summarise(own, pictures, "model", "method", "truth", "metric"):
-            summary.append(row | {"causal": causal, "chance": 0.1})
+            chance = None if row["metric"] in OFFSETS else 0.1
+            summary.append(row | {"causal": causal, "chance": chance})
     return checked(rows, tables.LOCALIZATION), checked(summary, tables.LOCALIZATION_SUMMARY)
 
 
@@ -595,11 +603,13 @@ def test_headline_numbers_are_the_tables(content, page):
 
 def test_every_summary_value_is_shown(content, page):
     floors = ("random_smooth", "other_picture", "centre", "edges", "ceiling", "relative")
+    # Offsets are shown over all levels together.
+    levelled = [row for row in content.localization_summary if row["metric"] not in OFFSETS]
     for section, rows, keys in (
         ("agreement", content.agreement_summary, ("mean", "median", "chance", *floors)),
         ("faithfulness", content.faithfulness_summary, ("mean", "median", "value", "random")),
         ("sanity", content.sanity_summary, ("mean", "floor")),
-        ("truth", content.localization_summary, ("mean", "median", "chance")),
+        ("truth", levelled, ("mean", "median", "chance")),
         ("questions", content.questions, ("estimate", "p_value", "p_holm", "detectable")),
         ("correctness", content.correctness, ("auroc",)),
         ("claims", content.claims, ("estimate", "smallest_effect")),
@@ -1133,6 +1143,16 @@ def test_the_gallery_scores_against_the_mask_that_it_shows(content):
     shown = Page(part(content, *tables_of)).numbers["gallery"]
     for row in only(content.localization, metric="iou"):
         assert (row["value"] in shown) == (row["truth"] == "object")
+
+
+def test_truth_says_where_the_maps_lie(content, page):
+    shown = page.numbers["truth"]
+    for method in (*METHODS, "lime"):
+        for metric in OFFSETS:
+            where = {"method": method, "metric": metric, "truth": "object", "causal": False}
+            own = only(content.localization_summary, **where)
+            mean = np.average([row["mean"] for row in own], weights=[row["n"] for row in own])
+            assert any(np.isclose(mean, value) for value in shown), (method, metric)
 
 
 def test_truth_says_who_finds_the_object(content, page):

@@ -82,11 +82,26 @@ def test_every_act_has_its_table(miniature):
     assert {row["picture"] for row in agreement} == pictures
     pairs = {(row["method_a"], row["method_b"]) for row in agreement}
     assert len(pairs) == 6  # of three CAMs and LIME
+    floors = {"random-smooth", "other-picture", "centre", "edges"}
+    assert {row["control"] for row in agreement} == floors | {None, "ceiling"}
     for row in agreement:
         assert (row["value"] is None) == (row["reason"] is not None)
 
     localization = results(miniature, "localization", tables.LOCALIZATION)
-    assert len(localization) == 4 * 4 * 3  # pictures, methods, metrics
+    assert len(localization) == 4 * 4 * 6  # pictures, methods, metrics
+    assert all((row["value"] is None) == (row["reason"] is not None) for row in localization)
+
+    for name, schema in (
+        ("effects", tables.EFFECTS),
+        ("faithfulness", tables.FAITHFULNESS),
+        ("sanity", tables.SANITY),
+        ("questions", tables.QUESTIONS),
+        ("correctness", tables.CORRECTNESS),
+    ):
+        assert results(miniature, name, schema)
+    claims = {row["claim"]: row["verdict"] for row in results(miniature, "claims", tables.CLAIMS)}
+    # Nets of a rendered world judge nothing about ImageNet and Places365.
+    assert claims["places365-more-concepts"] == "not testable here"
 
     accuracy = results(miniature, "accuracy", tables.ACCURACY)
     assert {row["model"] for row in accuracy} == {"object-net", "scene-net", "clip"}
@@ -137,7 +152,30 @@ AFTER_LABELLING = {
     "all": 1,
 }
 AFTER_LIME = {"repeat_lime": 2, "gather_lime_stability": 1}
-AFTER_EXPLAINING = {"compare_explanations": 2, "summarise": 1, "write_report": 1, "all": 1}
+AFTER_AGREEING = {
+    "compare_explanations": 2,
+    "summarise_agreement": 1,
+    "judge_study": 1,
+    "write_report": 1,
+    "all": 1,
+}
+AFTER_EXPLAINING = AFTER_AGREEING | {
+    "score_localization": 2,
+    "summarise_localization": 1,
+    "measure_faithfulness": 2,
+    "summarise_faithfulness": 1,
+    "check_sanity": 1,
+    "summarise_sanity": 1,
+}
+SUMMARISING = {
+    "summarise_agreement": 1,
+    "summarise_localization": 1,
+    "summarise_faithfulness": 1,
+    "summarise_sanity": 1,
+    "judge_study": 1,
+    "write_report": 1,
+    "all": 1,
+}
 
 
 @pytest.mark.parametrize(
@@ -152,9 +190,24 @@ AFTER_EXPLAINING = {"compare_explanations": 2, "summarise": 1, "write_report": 1
         ("dissection: {similarity: rank-reorder}", AFTER_LABELLING),
         ("dissection: {resamples: 6}", AFTER_LABELLING),
         ("dissection: {held_out: 0.3}", {"choose_temperature": 1} | AFTER_LABELLING),
-        ("lime: {repeats: 2}", AFTER_LIME | {"write_report": 1, "all": 1}),
+        ("lime: {repeats: 2}", AFTER_LIME | AFTER_AGREEING),
+        ("agreement: {draws: 3}", AFTER_AGREEING),
+        (
+            "faithfulness: {steps: 5}",
+            {
+                "measure_faithfulness": 2,
+                "summarise_faithfulness": 1,
+                "judge_study": 1,
+                "write_report": 1,
+                "all": 1,
+            },
+        ),
+        (
+            "sanity: {pictures: 1}",
+            {"check_sanity": 1, "summarise_sanity": 1, "write_report": 1, "all": 1},
+        ),
         ("title: Another", {"write_report": 1, "all": 1}),
-        ("agreement: {bootstrap: 500}", {"summarise": 1, "write_report": 1, "all": 1}),
+        ("agreement: {bootstrap: 500}", SUMMARISING),
     ],
 )
 def test_a_change_reruns_what_it_must_and_no_more(miniature, tmp_path, change, expected):
@@ -252,6 +305,8 @@ def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(mini
             "explain_lime": 2,
             "export_explain_params": 1,
             "gather_predictions": 1,
+            "measure_effects": 1,
+            "gather_effects": 1,
         }
         | AFTER_LIME
         | AFTER_EXPLAINING
@@ -302,8 +357,10 @@ def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
     lime = tables.read_rows(folder / "explain/squeezenet/lime-0.parquet", tables.LIME)
     assert [row["target_index"] for row in lime] == [row["target_index"] for row in predictions]
     agreement = tables.read_rows(folder / "tables/agreement.parquet", tables.AGREEMENT)
-    spearman = [row["value"] for row in agreement if row["metric"] == "spearman"]
-    assert len(spearman) == 2 * 6
+    spearman = [
+        row["value"] for row in agreement if row["metric"] == "spearman" and row["control"] is None
+    ]
+    assert len(spearman) == 2 * 2 * 6  # pictures, targets, pairs
     assert all(-1 <= value <= 1 for value in spearman)
     assert not (folder / "world").exists()
     assert "squeezenet" in (folder / "report.html").read_text()

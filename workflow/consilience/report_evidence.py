@@ -12,6 +12,7 @@ import numpy as np
 
 from . import figures
 from .faithfulness import name_winners
+from .localization import OFFSETS
 from .report_base import (
     Content,
     Measure,
@@ -151,6 +152,8 @@ LOCALIZATION_MEASURES = {
         "How well the map’s values find the mask’s pixels at all thresholds at once, without "
         "choosing a region. A random order scores the mask’s share of the picture.",
     ),
+    "offset-right": Measure("Offset to the right", "pixels"),
+    "offset-down": Measure("Offset down", "pixels"),
 }
 
 TRUTHS = {
@@ -924,11 +927,17 @@ def tell_truth(content: Content) -> list[dict]:
                     describe_measure(metric, LOCALIZATION_MEASURES, content.study),
                     f"truth{number}-{len(truths)}-{index}",
                 )
-                for index, metric in enumerate(order_metrics(against, LOCALIZATION_MEASURES))
+                for index, metric in enumerate(
+                    order_metrics(
+                        [row for row in against if row["metric"] not in OFFSETS],
+                        LOCALIZATION_MEASURES,
+                    )
+                )
             ]
             truths.append(
                 {
                     "name": truth,
+                    "offsets": _summarise_offsets(against, methods),
                     "measure": describe_measure(truth, TRUTHS, content.study),
                     "metrics": metrics,
                     "finding": _say_truth(content, against),
@@ -947,12 +956,34 @@ def tell_truth(content: Content) -> list[dict]:
     return [one for one in models if one["truths"] or one["effects"]]
 
 
+def _summarise_offsets(rows: Rows, methods: Sequence[str]) -> list[dict]:
+    """Average, by method, how far the maps' centres lie from the masks' over all pictures."""
+    found = []
+    for method in methods:
+        offsets = []
+        for metric in OFFSETS:
+            own = [
+                row
+                for row in rows
+                if (row["method"], row["metric"], row["causal"]) == (method, metric, False)
+                and row["n"]
+            ]
+            number = sum(row["n"] for row in own)
+            mean = sum(row["mean"] * row["n"] for row in own) / number if number else None
+            offsets.append((number, mean))
+        if offsets[0][0] and offsets[1][0]:
+            (number, right), (_, down) = offsets
+            found.append({"label": method_label(method), "n": number, "right": right, "down": down})
+    return found
+
+
 def _unscored(content: Content, truth: str, rows: Rows) -> dict:
     """Say of a kind of truth that no explanation has a value against why that is so."""
     return {
         "name": truth,
         "measure": describe_measure(truth, TRUTHS, content.study),
         "metrics": [],
+        "offsets": [],
         "finding": "No explanation could be scored.",
         "missing": _count_missing(rows),
     }
