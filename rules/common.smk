@@ -372,6 +372,7 @@ def report_parts(wildcards):
         parts["heatmaps"] = scattered("heatmaps")
     if ACTS["lime"]:
         parts["lime"] = scattered("lime")
+        parts["explain_params"] = explain_params()
     used = sorted(set(EXPLAINED + DISSECTED))
     parts["weights"] = [path for name in used for path in weights_of(name)]
     if DISSECTED:

@@ -303,6 +303,16 @@ def test_outline_goes_around_the_strongest_positive_superpixels():
     np.testing.assert_array_equal(
         lime_image.outline(picture, quarters(), -np.abs(weights), 3), picture
     )
+    against = {"positive_only": False, "negative_only": True}
+    drawn = lime_image.outline(picture, quarters(), weights, 1, **against)
+    yellow = (drawn == [255, 255, 0]).all(-1)
+    assert yellow[:10, 10].all()
+    assert not yellow[11:].any()
+    drawn = lime_image.outline(picture, quarters(), weights, 1, hide_rest=True)
+    assert (drawn[:9, 11:] == 0).all()
+    # Of superpixels below the least weight none is left.
+    few = lime_image.outline(picture, quarters(), weights, 3, min_weight=0.4)
+    np.testing.assert_array_equal(few, lime_image.outline(picture, quarters(), weights, 1))
 
 
 def test_targets_share_superpixels_and_perturbations(classifier, view):

@@ -49,7 +49,7 @@ STUDY = {
     ],
     "cam": {"methods": list(METHODS)},
     "lime": {"num_features": 3},
-    "agreement": {"top_fraction": 0.2},
+    "agreement": {"bootstrap": 200, "top_fraction": 0.2},
     "dissection": {"significance": 0.05},
 }
 
@@ -846,6 +846,22 @@ def test_outline_gets_what_lime_found(content):
     few = replace(content, agreement_summary=(), localization_summary=(), neurons=())
     report.render_report(few, outline)
     assert seen == [((96, 96, 3), (96, 96), 36, 3)] * len(content.lime)
+
+
+def test_superpixels_are_drawn_as_explain_params_say(content):
+    seen = []
+
+    def outline(view, segment_map, weights, num_features, **shown):
+        seen.append((num_features, shown))
+        return view
+
+    model, name = content.lime[0]["model"], content.lime[0]["picture"]
+    entry = {"outline_num_features": 7, "hide_rest": True, "num_samples": 100}
+    few = replace(content, agreement_summary=(), localization_summary=(), neurons=())
+    report.render_report(replace(few, explain_params={model: {name: entry}}), outline)
+    assert sorted(seen, key=str) == sorted(
+        [(7, {"hide_rest": True})] + [(3, {})] * (len(content.lime) - 1), key=str
+    )
 
 
 @pytest.mark.parametrize(

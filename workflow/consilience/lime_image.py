@@ -361,7 +361,11 @@ def explain_views(
 
 
 def outline(
-    view: np.ndarray, segment_map: np.ndarray, weights: np.ndarray, num_features: int
+    view: np.ndarray,
+    segment_map: np.ndarray,
+    weights: np.ndarray,
+    num_features: int,
+    **shown: bool | float,
 ) -> np.ndarray:
     """Draw yellow boundaries around the superpixels that speak most for the class.
 
@@ -372,9 +376,12 @@ def outline(
     segment_map
         Superpixel of every pixel, shape (height, width).
     weights
-        Weight of every superpixel; only positive ones are outlined.
+        Weight of every superpixel; only positive ones are outlined, unless ``shown`` says else.
     num_features
         How many superpixels at most.
+    shown
+        ``positive_only``, ``negative_only``, ``hide_rest`` and ``min_weight`` of the library's
+        ``get_image_and_mask``; by default :data:`SHOWN`.
 
     Returns
     -------
@@ -383,5 +390,7 @@ def outline(
     """
     explanation = lime.lime_image.ImageExplanation(view, np.asarray(segment_map))
     explanation.local_exp[0] = sorted(enumerate(weights), key=lambda pair: -abs(pair[1]))
-    picture, mask = explanation.get_image_and_mask(0, num_features=num_features, **SHOWN)
+    picture, mask = explanation.get_image_and_mask(
+        0, num_features=num_features, **{**SHOWN, **shown}
+    )
     return np.uint8(np.rint(255 * skimage.segmentation.mark_boundaries(picture, mask)))

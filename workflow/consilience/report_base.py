@@ -31,6 +31,8 @@ class Content:
         Rows of ``PICTURES`` of the probe set, for the neurons' top pictures.
     versions
         Version by package.
+    explain_params
+        By model and picture, how LIME's superpixels are drawn, as ``explain_params.pkl`` says it.
     hashes
         SHA-256 by what it is of, such as ``weights of object``.
     """
@@ -60,6 +62,7 @@ class Content:
     questions: Rows = ()
     correctness: Rows = ()
     claims: Rows = ()
+    explain_params: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from .report_base import (
     slug,
 )
 from .report_evidence import AGREEMENT_MEASURES
+
+DRAWN = ("positive_only", "negative_only", "hide_rest", "min_weight")
+"""What explain_params say of the drawing of LIME's superpixels, beside how many are outlined."""
 
 SMALL = 128
 """Pixels of a picture's longer side up to which the page enlarges it without smoothing."""
@@ -86,6 +90,10 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
             mask = row["mask_visible"]
             known_mask = [] if mask is None else [_mask_thumb(decode_png(mask), large)]
             rows = []
+            params = content.explain_params.get(model, {}).get(name, {})
+            shown = {one: params[one] for one in DRAWN if one in params}
+            most = params.get("outline_num_features", features)
+            draw = partial(outline, num_features=most, **shown) if outline else None
             for prediction in predictions[model, name]:
                 key = _key(prediction)
                 target = prediction["target_class"]
@@ -94,9 +102,7 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
                     for one in maps.get(key, ())
                 ]
                 if key in limes:
-                    thumbs.append(
-                        _lime_thumb(limes[key], view, target, outline, features, overlaps[key])
-                    )
+                    thumbs.append(_lime_thumb(limes[key], view, target, draw, overlaps[key]))
                 if thumbs:
                     rows.append({**prediction, "thumbs": thumbs})
             # The picture itself and its mask belong to all targets, and stand beside the first.
@@ -184,7 +190,7 @@ def _cam_thumb(row, large, target, layered, correlations, overlaps) -> dict:
     }
 
 
-def _lime_thumb(row, view, target, outline, features, overlaps) -> dict:
+def _lime_thumb(row, view, target, draw, overlaps) -> dict:
     segments = np.asarray(row["segment_map"]).reshape(row["height"], row["width"])
     weights = np.asarray(row["weights"], dtype=np.float64)
     good = row["status"] == "ok"
@@ -193,9 +199,7 @@ def _lime_thumb(row, view, target, outline, features, overlaps) -> dict:
         notes.append(("IoU, mask", overlaps["lime"], False))
     return {
         "label": METHODS["lime"],
-        "uri": picture_uri(figures.shrink(outline(view, segments, weights, features)))
-        if good
-        else None,
+        "uri": picture_uri(figures.shrink(draw(view, segments, weights))) if good else None,
         "missing": f"explanation is {row['status']}",
         "alt": f"LIME: superpixels that speak for {target} outlined in yellow, the strongest at "
         f"the {_place(weights[segments])}",

@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
-from consilience import lime_image, provenance, report, steps, tables
+from consilience import explain_params, lime_image, provenance, report, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     study, parts = snakemake.params.study, dict(snakemake.input.items())
     templates, weights = parts.pop("templates"), parts.pop("weights")
+    params = {
+        Path(path).parent.name: explain_params.read_params(path)
+        for path in parts.pop("explain_params", [])
+    }
     content = {
         name: tables.read_rows(
             paths, tables.PICTURES if name == "probe" else getattr(tables, name.upper())
@@ -15,6 +19,7 @@ with steps.logged(snakemake.log[0]) as log:
     }
     content = report.Content(
         study=study,
+        explain_params=params,
         versions=provenance.reported_versions(),
         hashes={f"weights: {path}": provenance.hash_file(path) for path in weights},
         **content,
