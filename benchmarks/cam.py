@@ -1,8 +1,9 @@
 """Class activation maps by pytorch-grad-cam and by ours, in separate processes, by turns.
 
 Three processes for each network: the library in the default environment, the library with the
-allocator's variables that `rules/common.smk` sets, and ours with these too. Beside Score-CAM runs
-the bare forward loop: as many passes of ours as Score-CAM takes, and nothing else.
+allocator's variables that `rules/common.smk` sets, and ours with these too, the model prepared as
+the workflow does. Beside Score-CAM runs the bare forward loop: as many passes of ours as Score-CAM
+takes, and nothing else.
 
 Weights of ResNets are random with batch normalisations calibrated; SqueezeNet is there where
 CONSILIENCE_REAL_DATA names the folder of real data, and then pictures are photographs, else noise.
@@ -34,7 +35,7 @@ from side_by_side import (
 
 from consilience.cam import explain_cam, is_constant
 from consilience.classifiers import Classifier
-from consilience.convolution import accelerate
+from consilience.inference import prepare
 
 LAYERS = {"resnet18": "layer4", "resnet50": "layer4", "squeezenet1_0": "features.12"}
 LIBRARY = {
@@ -42,12 +43,6 @@ LIBRARY = {
     "score-cam": pytorch_grad_cam.ScoreCAM,
     "ablation-cam": pytorch_grad_cam.AblationCAM,
 }
-
-
-def set_precision(model: torch.nn.Module, precision: str) -> None:
-    """Let a model compute in the given precision."""
-    if precision == "bfloat16":
-        model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
 
 
 def ask_library(classifier: Classifier, method: str, layer: str, view, target: int, batch: int):
@@ -81,9 +76,7 @@ def work(who: str, architecture: str, arguments: argparse.Namespace) -> None:
     layer, batch = LAYERS[architecture], arguments.batch
     inputs = torch.rand(batch, 3, arguments.side, arguments.side)
     if who == "ours":
-        classifier.model.requires_grad_(False)
-        accelerate(classifier.model, None if arguments.precision == "float32" else False)
-        set_precision(classifier.model, arguments.precision)
+        prepare(classifier.model.requires_grad_(False), [layer], arguments.precision)
     passes = count_passes(classifier, layer, view)
     print("{}", flush=True)
     for method in map(str.strip, sys.stdin):
@@ -108,7 +101,7 @@ def compare(architecture: str, arguments: argparse.Namespace) -> None:
         workers = {who: Worker(who, architecture, folder) for who in ENVIRONMENTS}
         for worker in workers.values():
             worker.ask("grad-cam")  # the first pass of a process costs more
-        for method in LIBRARY:
+        for method in arguments.methods:
             times: dict[str, list[float]] = {}
             differences = []
             for _ in range(arguments.rounds):
@@ -132,7 +125,9 @@ def compare(architecture: str, arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Compare on each network."""
-    run(make_parser(__doc__.splitlines()[0]).parse_args(), work, compare)
+    parser = make_parser(__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", choices=[*LIBRARY], default=[*LIBRARY])
+    run(parser.parse_args(), work, compare)
 
 
 if __name__ == "__main__":

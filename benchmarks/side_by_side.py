@@ -97,7 +97,9 @@ class Worker:
 def make_parser(description: str) -> argparse.ArgumentParser:
     """Return the arguments that all such benchmarks take."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--full", action="store_true", help="ResNet50 too")
+    known = ["resnet18", "resnet50", "squeezenet1_0"]
+    usual = ["resnet18"] + ["squeezenet1_0"] * ("CONSILIENCE_REAL_DATA" in os.environ)
+    parser.add_argument("--networks", nargs="+", choices=known, default=usual)
     parser.add_argument("--rounds", type=int, default=5, help="times each is measured")
     parser.add_argument("--side", type=int, default=224, help="of the pictures, pixels")
     parser.add_argument("--batch", type=int, default=32, help="pictures a forward pass")
@@ -119,8 +121,7 @@ def run(arguments: argparse.Namespace, work, compare) -> None:
         f"{arguments.precision}, the library in float32; {'photograph' if real else 'noise'}; "
         f"medians of {arguments.rounds} rounds of processor time"
     )
-    networks = ["resnet18", "resnet50"] if arguments.full else ["resnet18"]
-    for architecture in networks + ["squeezenet1_0"] * real:
+    for architecture in arguments.networks:
         compare(architecture, arguments)
 
 

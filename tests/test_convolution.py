@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from consilience.classifiers import build_architecture
-from consilience.convolution import LEAST_CHANNELS, WinogradConv2d, accelerate
+from consilience.convolution import (
+    LEAST_CHANNELS,
+    WinogradConv2d,
+    accelerate,
+    has_full_avx512,
+)
 
 
 def convolution(channels=LEAST_CHANNELS, out=LEAST_CHANNELS, bias=True, seed=0):
@@ -76,7 +81,24 @@ def test_a_network_answers_alike_and_keeps_its_names_and_weights():
         torch.testing.assert_close(fast(inputs), model(inputs), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("capability", "changed"), [("AVX512", 0), ("AVX2", 7), ("DEFAULT", 7)])
-def test_direct_convolution_stays_where_it_is_as_fast(capability, changed, monkeypatch):
+ZEN_4 = "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\n"
+ZEN_5 = ZEN_4.replace("25", "26")
+INTEL = "vendor_id\t: GenuineIntel\ncpu family\t: 6\n"
+
+
+@pytest.mark.parametrize(
+    ("capability", "cpuinfo", "full"),
+    [
+        ("AVX512", ZEN_4, False),
+        ("AVX512", ZEN_5, True),
+        ("AVX512", INTEL, True),
+        ("AVX512", "", True),
+        ("AVX2", ZEN_5, False),
+        ("DEFAULT", "", False),
+    ],
+)
+def test_direct_convolution_stays_where_it_is_as_fast(capability, cpuinfo, full, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert accelerate(build_architecture("resnet18", 10, ["layer4"])) == changed
+    assert has_full_avx512(cpuinfo) == full
+    monkeypatch.setattr("consilience.convolution.has_full_avx512", lambda: full)
+    assert accelerate(build_architecture("resnet18", 10, ["layer4"])) == (0 if full else 7)

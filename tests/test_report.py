@@ -739,6 +739,7 @@ def test_names_are_escaped(content):
         lime=rename(content.lime),
         agreement=rename(content.agreement),
         localization=rename(content.localization),
+        faithfulness=rename(content.faithfulness),
         hashes={NASTY: NASTY},
     )
     html = report.render_report(nasty, draw_nothing)

@@ -5,12 +5,15 @@ Direct convolution does 9 multiplications an output and channel; F(3×3, 3×3) d
 (Winograd, 1980; Lavin and Gray, 2016, https://arxiv.org/abs/1509.09308), as 25 matrix products,
 which is what BLAS does best. In float32 its error against float64 is up to some fifteen times that
 of direct convolution (1e-5 where outputs are of size one; the tests hold it); logits differ in the
-sixth digit. On processors with AVX-512 direct convolution is as fast and is kept there.
+sixth digit. On processors that do 64 operations a cycle by AVX-512 direct convolution is as fast,
+and is kept there.
 """
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -87,11 +90,31 @@ class WinogradConv2d(torch.nn.Conv2d):
         return output if self.bias is None else output + self.bias
 
 
+def has_full_avx512(cpuinfo: str | None = None) -> bool:
+    """Say whether the processor works on 512 bits at a time.
+
+    AMD's family 25 (Zen 4) has AVX-512 but takes two steps for each of its operations.
+
+    Parameters
+    ----------
+    cpuinfo
+        Text of ``/proc/cpuinfo``; by default it is read, and where there is none only PyTorch is
+        asked.
+    """
+    if torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    if cpuinfo is None:
+        path = Path("/proc/cpuinfo")
+        cpuinfo = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    found = dict(re.findall(r"^(vendor_id|cpu family)\s*:\s*(\S+)", cpuinfo, re.MULTILINE))
+    return (found.get("vendor_id"), found.get("cpu family")) != ("AuthenticAMD", "25")
+
+
 def accelerate(model: torch.nn.Module, winograd: bool | None = None) -> int:
     """Let a float32 model on the processor convolve faster, in place, and say how many layers do.
 
-    ``winograd`` says whether to; by default, unless the processor has AVX-512, where it gained
-    nothing at 96 pixels and lost a seventh at 224 (``benchmarks/convolution.py``).
+    ``winograd`` says whether to; by default, unless the processor has AVX-512 in full, where it
+    gained nothing at 96 pixels and lost a seventh at 224 (``benchmarks/convolution.py``).
 
     Weights are laid out channels last, which is how the convolutions compute. Layers keep their
     names, parameters and hooks. Only convolutions that gain are changed: 3×3, stride 1, padding 1,
@@ -100,7 +123,7 @@ def accelerate(model: torch.nn.Module, winograd: bool | None = None) -> int:
     """
     model.to(memory_format=torch.channels_last)
     if winograd is None:
-        winograd = torch.backends.cpu.get_cpu_capability() != "AVX512"
+        winograd = not has_full_avx512()
     if not winograd:
         return 0
     changed = 0
