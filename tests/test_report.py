@@ -1182,6 +1182,23 @@ def test_truth_says_who_finds_the_object(content, page):
         assert said in page.text["truth"]
 
 
+def test_of_one_picture_no_sentence_is_made(content):
+    alone = [
+        row | {"n": 1, "low": None, "high": None} if row["clutter"] == 4 and row["n"] else row
+        for row in content.localization_summary
+    ]
+    few = Page(report.render_report(replace(content, localization_summary=alone), draw_nothing))
+    assert (
+        "is only 1 picture on the most cluttered pictures (level 4) to score" in few.text["truth"]
+    )
+    best = max(
+        only(alone, metric="iou", truth="object", causal=False, clutter=4),
+        key=lambda row: row["mean"],
+    )
+    assert f"with {report_base.format_mean(best)} on the most" not in few.text["truth"]
+    assert report.format_fixed(best["mean"]) in few.text["truth"]
+
+
 def test_a_truth_that_no_explanation_meets_has_its_reasons(content):
     lost = {"value": None, "reason": "what it names is not in the picture"}
     rows = [row | lost for row in only(content.localization, truth="distractor")]

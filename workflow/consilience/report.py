@@ -20,6 +20,7 @@ import yaml
 
 from .measures import keep_first
 from .report_base import (
+    FEWEST,
     METHODS,
     Content,
     Measure,
@@ -302,6 +303,8 @@ def _from_simple_to_cluttered(content: Content) -> tuple[list, list[dict]]:
         for row in content.localization_summary
         if (row["metric"], row["truth"], row["causal"]) == ("iou", "object", False)
         and not names_scene(content, row["model"])
+        # Only right predictions are held against the object: in clutter they may be one or two.
+        and row["n"] >= FEWEST
     ]
     levels = find_levels(independent or truth or accuracy)
     ends = unique([levels[0], levels[-1]]) if levels else []
@@ -342,7 +345,7 @@ def _from_simple_to_cluttered(content: Content) -> tuple[list, list[dict]]:
     models = order_models(content, truth)
     add(
         "truth",
-        "Against the object’s mask, mean IoU",
+        f"Against the object’s mask, mean IoU of {FEWEST} right predictions or more",
         False,
         [
             (
@@ -387,6 +390,7 @@ def _say(content: Content, ends: list, groups: list[dict], summary: list[dict]) 
             for row in content.localization_summary
             if (row["metric"], row["truth"], row["causal"]) == ("iou", "object", False)
             and row["chance"] is not None
+            and row["n"] >= FEWEST
             and row["clutter"] in ends
         ]
         floor = f"; chance is {format_span(chance)}" if chance else ""

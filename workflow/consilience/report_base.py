@@ -16,6 +16,10 @@ Rows = Sequence[Mapping]
 Outline = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
+FEWEST = 2
+"""Pictures below which a mean is shown in its table, but no sentence is made of it."""
+
+
 @dataclass(frozen=True)
 class Content:
     """What a report is made from: the study and its tables, as rows.

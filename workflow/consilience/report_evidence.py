@@ -14,6 +14,7 @@ from . import figures
 from .faithfulness import name_winners
 from .localization import OFFSETS
 from .report_base import (
+    FEWEST,
     Content,
     Measure,
     Rows,
@@ -995,16 +996,23 @@ def _say_truth(content: Content, rows: Rows) -> str:
     if not rows:
         return ""
     levels = find_levels(rows)
-    parts = []
+    parts, few = [], []
     for level in unique([levels[0], levels[-1]]):
         found = [row for row in rows if row["clutter"] == level]
         best = max(found, key=lambda row: row["mean"])
+        number = count_things(best["n"], "picture")
+        if best["n"] < FEWEST:
+            few.append(f"{number} {where(level, levels)}")
+            continue
         text = f"{method_label(best['method'])} with {format_mean(best)}"
         text += f" {where(level, levels)}"
         if best["chance"] is not None:
             text += f", where chance is {format_fixed(best['chance'])}"
-        parts.append(text)
-    return f"Highest in mean IoU is {'; and '.join(parts)}."
+        parts.append(f"{text} ({number})")
+    said = f"Highest in mean IoU is {'; and '.join(parts)}." if parts else ""
+    if few:
+        said += f" There {'is' if few[0][:2] == '1 ' else 'are'} only {' and '.join(few)} to score."
+    return said.strip()
 
 
 def tell_effects(content: Content) -> list[dict]:
