@@ -284,8 +284,9 @@ def test_a_fetched_weight_is_checked_and_loaded(monkeypatch):
     torch.manual_seed(1)
     state = build_architecture("squeezenet1_0", 1000).state_dict()
 
-    def fetch(self, progress, check_hash):
+    def fetch(self, progress, check_hash, weights_only):
         assert check_hash
+        assert weights_only
         return state
 
     monkeypatch.setattr(torchvision.models.SqueezeNet1_0_Weights, "get_state_dict", fetch)
