@@ -20,7 +20,12 @@ try:
     PINNED, NAMED = assets.resolve_assets(
         config, ASSETS_INDEX, main=workflow.is_main_process
     )
-    UNREADY = [asset for asset in PINNED if not Path(asset.path).is_file()]
+    # A weight that is lost later is fetched alone too: a check that ran again would hide from
+    # Snakemake what else has changed (check.smk).
+    UNREADY = PINNED + (
+        NAMED if (ASSETS_INDEX.parents[1] / "check.json").is_file() else []
+    )
+    UNREADY = [asset for asset in UNREADY if not Path(asset.path).is_file()]
     if workflow.is_main_process:
         assets.find_missing(PINNED + NAMED)  # refuses other files in their place
     if UNREADY:
@@ -38,7 +43,8 @@ except ConsilienceError as error:
 
 if PINNED or NAMED:
 
-    # No parameter but these: a job that ran again would delete what it has fetched.
+    # No parameters and no environment: where they changed, with the version of a package or from
+    # one study to another, Snakemake would delete the file and fetch it again.
     for asset in PINNED + NAMED:
 
         rule:
@@ -52,14 +58,10 @@ if PINNED or NAMED:
                 ASSETS_INDEX.parents[1] / f"benchmarks/fetch_asset-{asset.name}.tsv"
             # Cluster nodes often have no network.
             localrule: True
-            conda:
-                "../envs/base.yaml"
             threads: 1
             resources:
                 mem_mb=500,
                 runtime=240,
-            params:
-                index=str(ASSETS_INDEX),
             message:
                 f"Fetch {asset.name}, {asset.said_size}, of {asset.owner}"
             script:

@@ -781,6 +781,10 @@ def test_files_are_fetched_first_and_then_the_study_runs(tmp_path, real_data):
     said = snakemake(tmp_path, "-n", studies=[path])
     assert "fetch_" not in said
     assert "explain_lime" in said
+    # Another study takes the same files.
+    said = snakemake(tmp_path, "-n", "--config", "study=other", studies=[path])
+    assert "fetch_" not in said
+    assert "explain_lime" in said
     snakemake(tmp_path, "--cores", "2", "results/own/pictures/0.parquet", studies=[path])
     (photographs / "n02007558_flamingo.JPEG").unlink()
     said = snakemake(tmp_path, "--cores", "1", studies=[path])
