@@ -856,3 +856,24 @@ def test_the_command_names_all_that_is_missing(command, tmp_path):
     (tmp_path / "over.yaml").write_text("assets_dir: shared\n")
     assert command("fetch", "over.yaml")[0] == 0
     assert command("fetch", "none.yaml")[0] == 1
+
+
+def test_the_page_on_assets_says_what_is_fetched(capsys, monkeypatch, tmp_path):
+    """Its command too, whose output it is."""
+    page = (REPOSITORY / "docs/assets.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    assert assets.main(["list", str(REPOSITORY / "studies/imagenet-vs-places.yaml")]) == 0
+    said = capsys.readouterr().out
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) == 7
+    for row in rows:
+        name = row[0].strip("| `")
+        if name != "n*.JPEG":
+            assert f"/{name}: missing, " in said
+            shown = said.split(f"/{name}: missing, ")[1].split(";")[0].removeprefix("about ")
+            number, unit = shown.split()
+            assert row[2] == f"{float(number):.0f} kB" if unit == "kB" else row[2] == shown
+        known = name != "resnet18_places365.pth.tar"
+        assert row[-1] == ("whole |" if known else "none |")
+    assert said.count("missing, ") == 6 + 10
+    assert said.count("SHA-256 not known") == 1
