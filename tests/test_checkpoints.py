@@ -226,14 +226,23 @@ def test_flipped_bytes_never_raise_anything_else(zipped, tmp_path):
     assert refused > 50
 
 
-def around_a_storage(before, middle, after):
+def around_a_storage(before, middle, after, view=b"N"):
     """Put an old file together by hand, around one storage of two numbers."""
     head = io.BytesIO()
     for content in (checkpoints._MAGIC, 1001, {"little_endian": True}):
         pickle.dump(content, head, protocol=2)
-    storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x02NtQ"
+    storage = b"(U\x07storagectorch\nFloatStorage\nU\x010U\x03cpuK\x02" + view + b"tQ"
     tail = pickle.dumps(["0"], protocol=2) + struct.pack("<qff", 2, 1.0, 2.0)
     return head.getvalue() + b"\x80\x02" + before + storage + middle + after + tail
+
+
+def test_a_storage_can_be_a_view_of_another(tmp_path):
+    """As PyTorch wrote it before tensors had offsets of their own."""
+    before, middle = b"ctorch._utils\n_rebuild_tensor\n(", b"K\x00(K\x01t(K\x01ttR"
+    path = tmp_path / "net.pt"
+    path.write_bytes(around_a_storage(before, middle, b".", view=b"(U\x01vK\x01K\x01t"))
+    assert torch.load(path, weights_only=True).tolist() == [2]
+    assert checkpoints._load_legacy(path).tolist() == [2]
 
 
 def test_only_containers_take_a_state(tmp_path):

@@ -68,7 +68,8 @@ def _rebuild_tensor(
 ) -> torch.Tensor:
     if not isinstance(storage, torch.Tensor):
         raise pickle.UnpicklingError("a tensor has no storage")
-    return torch.as_strided(storage, tuple(size), tuple(stride), offset)
+    # Of a storage that is a view of another, the offset counts from where the view begins.
+    return torch.as_strided(storage, tuple(size), tuple(stride), storage.storage_offset() + offset)
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
