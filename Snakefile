@@ -13,18 +13,23 @@ min_version("9.27")
 configfile: str(Path(workflow.basedir) / "config.yaml")
 
 
-include: "rules/common.smk"
-include: "rules/check.smk"
-include: "rules/world.smk"
-include: "rules/probe.smk"
-include: "rules/dissect.smk"
-include: "rules/explain.smk"
-include: "rules/agree.smk"
-include: "rules/faithfulness.smk"
-include: "rules/sanity.smk"
-include: "rules/truth.smk"
-include: "rules/judge.smk"
-include: "rules/report.smk"
+include: "rules/assets.smk"
+
+
+if not UNREADY:  # while files are missing, fetching them is all there is to do
+
+    include: "rules/common.smk"
+    include: "rules/check.smk"
+    include: "rules/world.smk"
+    include: "rules/probe.smk"
+    include: "rules/dissect.smk"
+    include: "rules/explain.smk"
+    include: "rules/agree.smk"
+    include: "rules/faithfulness.smk"
+    include: "rules/sanity.smk"
+    include: "rules/truth.smk"
+    include: "rules/judge.smk"
+    include: "rules/report.smk"
 
 
 localrules:
@@ -34,8 +39,14 @@ localrules:
 rule all:
     default_target: True
     input:
-        RESULTS / "check.json",
-        final_tables(),
-        neuron_cards(),
-        explain_params(),
-        [RESULTS / "report.html"] if ACTS["report"] else [],
+        (
+            rules.assets.input
+            if UNREADY
+            else [
+                RESULTS / "check.json",
+                final_tables(),
+                neuron_cards(),
+                explain_params(),
+                [RESULTS / "report.html"] if ACTS["report"] else [],
+            ]
+        ),

@@ -6,6 +6,8 @@
 # ancient() to them, leaves them as they are. So nothing makes the job run twice, and a question
 # that has changed is answered in onstart, before any job.
 rule check:
+    input:
+        [ancient(asset.path) for asset in PINNED + NAMED],
     output:
         ANSWER_FILE,
     log:

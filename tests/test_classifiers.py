@@ -1,6 +1,7 @@
 """Architectures, weights, class names, layers."""
 
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -284,8 +285,9 @@ def test_a_fetched_weight_is_checked_and_loaded(monkeypatch):
     torch.manual_seed(1)
     state = build_architecture("squeezenet1_0", 1000).state_dict()
 
-    def fetch(self, progress, check_hash):
+    def fetch(self, progress, check_hash, weights_only):
         assert check_hash
+        assert weights_only
         return state
 
     monkeypatch.setattr(torchvision.models.SqueezeNet1_0_Weights, "get_state_dict", fetch)
@@ -294,6 +296,74 @@ def test_a_fetched_weight_is_checked_and_loaded(monkeypatch):
     )
     assert torch.equal(classifier.model.classifier[1].weight, state["classifier.1.weight"])
     assert classifier.class_names[950] == "orange"
+
+
+def test_a_weight_that_lies_in_torchvisions_folder_is_not_fetched(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torchvision.models.SqueezeNet1_0_Weights, "get_state_dict", None)
+    place = tmp_path / "hub/checkpoints/squeezenet1_0-b66bff10.pth"
+    place.parent.mkdir(parents=True)
+    state = build_architecture("squeezenet1_0", 1000).state_dict()
+    torch.save(state, place, _use_new_zipfile_serialization=False)
+    spec = {"name": "net", "architecture": "squeezenet1_0", "weights": "IMAGENET1K_V1"}
+    found = load_classifier(spec).model.state_dict()
+    assert all(torch.equal(found[key], state[key]) for key in state)
+    place.write_bytes(b"half a file")
+    refused(r"squeezenet1_0-b66bff10\.pth: not a readable checkpoint", spec)
+
+
+def test_densenets_weights_have_names_of_their_own(monkeypatch, tmp_path):
+    """torchvision renames them as it loads; both forms of a checkpoint are taken."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = tmp_path / "hub/checkpoints/densenet121-a639ec97.pth"
+    place.parent.mkdir(parents=True)
+    state = build_architecture("densenet121", 1000).state_dict()
+    old = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12])", r"\1.\2", key): value
+        for key, value in state.items()
+        if "num_batches" not in key
+    }
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    torch.save(old, place)
+    spec = {"name": "net", "architecture": "densenet121", "weights": "IMAGENET1K_V1"}
+    peer = torchvision.models.densenet121(weights="IMAGENET1K_V1", progress=False)
+    given = {"name": "net", "architecture": "densenet121", "preprocessing": "IMAGENET1K_V1"}
+    torch.save(state, tmp_path / "new.pt")
+    inputs = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = peer.eval()(inputs)
+        for loaded in (load_classifier(spec), load_classifier(given, tmp_path / "new.pt")):
+            torch.testing.assert_close(loaded.model(inputs), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_every_weight_of_torchvision_has_an_address_that_pins_it():
+    """Eight digits at least, so that whatever a study names is verified."""
+    from consilience import assets
+
+    for name in torchvision.models.list_models(module=torchvision.models):
+        for entry in torchvision.models.get_model_weights(name):
+            (asset,) = assets.derive_assets({"torchvision": [(name, entry.name)], "clip": []})
+            assert len(asset.sha256) >= 8, entry.url
+            assert asset.megabytes > 1
+            assets.check_address(asset.address)
+
+
+def test_places365s_own_list_of_classes_is_taken_as_it_is(tmp_path):
+    path = tmp_path / "categories_places365.txt"
+    path.write_text("/a/airfield 0\n/a/apartment_building/outdoor 1\n/z/zen_garden 2\n")
+    names = classifiers.read_class_names(path)
+    assert names == ("airfield", "apartment_building/outdoor", "zen_garden")
+    path.write_text("/a/airfield 0\n/z/zen_garden 2\n")
+    with pytest.raises(ConsilienceError, match="line 2: numbered 2 instead of 1"):
+        classifiers.read_class_names(path)
+    path.write_text("/a/airfield 0\nzen garden\n")  # not that list
+    assert classifiers.read_class_names(path) == ("/a/airfield 0", "zen garden")
+
+
+def test_the_real_list_of_places_has_365(real_data):
+    names = classifiers.read_class_names(real_data / "concepts/categories_places365.txt")
+    assert len(set(names)) == len(names) == 365
+    assert not any("/" in name[:2] or name[-1].isdigit() for name in names)
 
 
 def test_the_real_squeezenet_knows_three_photographs(real_data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import torch
 import torchvision
 from safetensors.torch import load_file
 
+from .checkpoints import is_archive, load_checkpoint, read_archive
 from .errors import ConsilienceError
 from .images import Transform
 from .inference import PRECISIONS, prepare
@@ -285,19 +287,39 @@ def transform_of(weights: Weights) -> Transform:
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names, one a line in the order of the logits; empty lines at the end are cut."""
+    """Read class names, one a line in the order of the logits; empty lines at the end are cut.
+
+    Places365's own list is taken as it is: ``/a/airfield 0`` is airfield, and the numbers must be
+    those of the lines.
+
+    Raises
+    ------
+    ConsilienceError
+        If the file cannot be read, is not UTF-8, or numbers its classes in another order.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConsilienceError(f"{path}: class names cannot be read ({error})") from None
-    return tuple(line.strip() for line in text.rstrip().splitlines())
+    names = tuple(line.strip() for line in text.rstrip().splitlines())
+    numbered = [re.fullmatch(r"/\w/(\S+) (\d+)", name) for name in names]
+    if not names or not all(numbered):
+        return names
+    for index, found in enumerate(numbered):
+        if int(found[2]) != index:
+            raise ConsilienceError(
+                f"{path}, line {index + 1}: numbered {found[2]} instead of {index}; the classes "
+                "must stand in the order of the logits"
+            )
+    return tuple(found[1] for found in numbered)
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a state dict from a checkpoint without executing anything that is in it.
 
-    Takes safetensors and PyTorch files (``weights_only=True``), a state dict nested under
-    ``state_dict`` or ``model``, and keys prefixed with ``module.``.
+    Takes safetensors, PyTorch files however old, and archives of TorchScript
+    (:mod:`consilience.checkpoints`); a state dict nested under ``state_dict`` or ``model``, and
+    keys prefixed with ``module.``.
 
     Raises
     ------
@@ -308,14 +330,17 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise ConsilienceError(f"{path}: no such checkpoint")
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle, safetensors and struct all raise their own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConsilienceError(f"{path}: not a readable checkpoint ({reason})") from None
+        except Exception as error:  # struct, json and safetensors all raise their own
+            raise ConsilienceError(
+                f"{path}: not a readable checkpoint ({_reason(error)})"
+            ) from None
+    elif is_archive(path):
+        state = read_archive(path)
+    else:
+        state = load_checkpoint(path)
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -323,7 +348,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         isinstance(value, torch.Tensor) for value in state.values()
     ):
         raise ConsilienceError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = {str(key).removeprefix("module."): value for key, value in state.items()}
     for key, value in state.items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise ConsilienceError(f"{path}: {key!r} holds values that are not finite")
@@ -451,7 +476,8 @@ def load_classifier(
         if is_function(spec["architecture"]):
             _forget(model, untrained)
     elif checkpoint is not None:
-        _load_weights(model, read_state_dict(checkpoint), checkpoint, spec, len(class_names))
+        state = _renamed(read_state_dict(checkpoint), spec["architecture"])
+        _load_weights(model, state, checkpoint, spec, len(class_names))
     elif not is_function(spec["architecture"]):
         _load_weights(model, *_fetch_weights(spec), spec, len(class_names))
     model.eval().requires_grad_(False)
@@ -471,13 +497,25 @@ def _forget(model: torch.nn.Module, seed: int) -> None:
 def _fetch_weights(spec: Mapping) -> tuple[Mapping[str, torch.Tensor], str]:
     """Fetch torchvision's weights, or find them fetched: the state dict, and where it is from."""
     entry = find_weights(spec["architecture"], spec["weights"])
+    place = Path(torch.hub.get_dir(), "checkpoints", entry.url.split("/")[-1])
+    if place.is_file():  # where the rule `assets` has put it, or torchvision itself
+        return _renamed(read_state_dict(place), spec["architecture"]), str(place)
     try:
-        return entry.get_state_dict(progress=False, check_hash=True), entry.url
+        state = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError) as error:  # no network; another hash than the file's name
         raise ConsilienceError(
             f"model {spec['name']!r}: weights {spec['weights']} cannot be fetched from "
             f"{entry.url} ({error}); fetch that file elsewhere and give it as checkpoint"
         ) from None
+    return _renamed(state, spec["architecture"]), entry.url
+
+
+def _renamed(state: Mapping[str, torch.Tensor], architecture: str) -> Mapping[str, torch.Tensor]:
+    """Give the weights of DenseNets the names that torchvision gives them, without inner dots."""
+    if not architecture.startswith("densenet"):
+        return state
+    pattern = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
+    return {pattern.sub(r"\1\2", key): value for key, value in state.items()}
 
 
 def _load_weights(

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .classifiers import nearest
+from .classifiers import nearest, read_state_dict
 from .errors import ConsilienceError
+
+_CACHE = Path("~/.cache/clip")  # as clip.load has it
 
 
 def import_clip() -> ModuleType:
@@ -173,7 +175,10 @@ class ClipEncoder:
 
 
 def load_clip(path_or_name: str | Path) -> ClipEncoder:
-    """Load a CLIP through ``clip.load``, which passes weights through float16.
+    """Load a CLIP as ``clip.load`` does, which passes weights through float16.
+
+    Nothing in the file is executed: of an archive of TorchScript, as OpenAI gives its models out,
+    only the tensors are taken.
 
     Parameters
     ----------
@@ -194,21 +199,30 @@ def load_clip(path_or_name: str | Path) -> ClipEncoder:
             f"clip {name!r}: neither a file nor one of OpenAI's models ({', '.join(names)}); "
             f"{nearest(name, names)}"
         )
+    path = Path(name)
+    if name in names:
+        try:
+            path = Path(clip.clip._download(clip.clip._MODELS[name], _CACHE.expanduser()))
+        except (OSError, RuntimeError) as error:  # urllib's errors; another SHA-256
+            raise ConsilienceError(
+                f"clip {name!r}: cannot be read or fetched ({error}); fetch its file elsewhere and "
+                "give its path"
+            ) from None
     try:
-        with warnings.catch_warnings():
-            # clip.load tries first whether the file is an archive of TorchScript.
-            warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", FutureWarning)
-            model, preprocess = clip.load(name, device="cpu")
-    except OSError as error:  # urllib's errors among them
+        state = read_state_dict(path)
+    except ConsilienceError as error:
+        said = str(error).removeprefix(f"{path}: ")
+        raise ConsilienceError(f"clip {name!r}: not a CLIP, or a broken one: {said}") from None
+    # Of an archive the mask too, which is no weight: the model makes it anew.
+    state = {key: value for key, value in state.items() if not key.endswith("attn_mask")}
+    try:
+        model = clip.model.build_model(state)
+        preprocess = clip.clip._transform(model.visual.input_resolution)
+    except Exception as error:  # missing keys and shapes all raise their own
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
         raise ConsilienceError(
-            f"clip {name!r}: cannot be read or fetched ({error}); fetch its file elsewhere and "
-            "give its path"
-        ) from None
-    except Exception as error:  # zip, pickle and missing keys all raise their own
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConsilienceError(
-            f"clip {name!r}: not a CLIP that clip.load takes ({lines[0]}); give a state dict of "
-            "clip.model.CLIP"
+            f"clip {name!r}: not a CLIP that clip.load takes ({' '.join(lines[:2])[:200]}); give a "
+            "state dict of clip.model.CLIP"
         ) from None
     return ClipEncoder(model, preprocess)
 
