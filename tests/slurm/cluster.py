@@ -74,6 +74,7 @@ AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=localhost
 AccountingStoragePort=16819
 AccountingStorageEnforce=associations,limits
+AccountingStoreFlags=job_comment
 {nodes}
 PartitionName={partition} Nodes=ALL Default=YES LLN=YES MaxTime=12:00:00 State=UP
 """
@@ -139,7 +140,9 @@ def install() -> None:
         ):
             run = subprocess.run(command, env=environment, capture_output=True, text=True)
             if run.returncode:
-                raise ClusterError(f"{' '.join(command)}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+                raise ClusterError(
+                    f"{' '.join(command)}:\n{run.stdout[-2000:]}{run.stderr[-2000:]}"
+                )
     finally:
         if ours:
             policy.unlink()

@@ -1,0 +1,221 @@
+"""Run the miniature study on a SLURM cluster, undisturbed and with faults."""
+
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pytest
+import yaml
+
+from conftest import REPOSITORY
+from slurm import cluster as daemons
+from test_workflow import hashes, snakemake
+
+PROFILE = REPOSITORY / "profiles/slurm"
+STUDIES = [REPOSITORY / "tests/study.yaml", REPOSITORY / "tests/slurm/study.yaml"]
+# Steps take seconds here and the file system is the machine's own.
+QUICK = ["--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10"]
+
+
+def rules():
+    """Memory and time by rule, as the rules' files say; those of rules reused are inherited."""
+    found = {}
+    for path in sorted((REPOSITORY / "rules").glob("*.smk")):
+        for block in re.split(r"\n(?=\s*(?:use )?rule \w)", path.read_text()):
+            head = re.match(r"\s*(?:use rule (\w+) as|rule) (\w+)", block)
+            if head:
+                own = dict(re.findall(r"\b(mem_mb|runtime)=(\d+),", block))
+                found[head[2]] = found.get(head[1], {}) | {key: int(own[key]) for key in own}
+    return found
+
+
+def test_the_profile_asks_for_what_the_rules_say_and_for_more_after_a_failure():
+    profile = yaml.safe_load((PROFILE / "config.yaml").read_text())
+    assert profile["retries"] >= 1
+    asked = profile["set-resources"]
+    lacking = [
+        f"  {name}: {{mem_mb: {said['mem_mb']} * attempt, runtime: {said['runtime']} * attempt}}"
+        for name, said in rules().items()
+        if name not in asked
+    ]
+    assert not lacking, "\n".join(["add to profiles/slurm/config.yaml:", *lacking])
+    for name, said in rules().items():
+        for attempt in (1, 2, 3):
+            got = {key: eval(text, {"attempt": attempt}) for key, text in asked[name].items()}
+            assert got == {key: value * attempt for key, value in said.items()}, name
+    assert asked.keys() <= rules().keys()
+
+
+def test_the_profile_is_complete_in_itself():
+    default = yaml.safe_load((REPOSITORY / "profiles/default/config.yaml").read_text())
+    profile = yaml.safe_load((PROFILE / "config.yaml").read_text())
+    assert {key: profile.get(key) for key in default} == default
+    assert profile["executor"] == "slurm"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """The cluster, up while this module's tests run."""
+    if why := daemons.missing():
+        pytest.skip(f"no SLURM cluster here: {why}")
+    daemons.up()
+    yield daemons
+    daemons.down()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory):
+    """The study, run on this machine without a cluster."""
+    folder = tmp_path_factory.mktemp("local")
+    snakemake(folder, "--cores", "2", studies=STUDIES)
+    return folder
+
+
+class Submitted:
+    """Snakemake at work on the cluster, to be disturbed; killed where the test leaves it behind."""
+
+    def __init__(self, folder, *arguments):
+        command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"]
+        command += ["--workflow-profile", PROFILE, "--directory", folder, *QUICK, *arguments]
+        command += ["--configfile", *STUDIES]
+        self.log = folder / "said.txt"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                list(map(str, command)), cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def end(self, seconds=900):
+        """Wait for the end; return the exit status and all that was said."""
+        return self.process.wait(seconds), self.log.read_text()
+
+    def running(self, *which, seconds=300):
+        """Wait until one of the jobs that squeue's options choose has run a moment; return its
+        number, rule and node."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.log.read_text()[-5000:]
+            queue = ["squeue", "--noheader", "--states=RUNNING", "--format=%i %M %N %k"]
+            for row in subprocess.check_output(queue, text=True).splitlines():
+                number, taken, node, comment = row.split(maxsplit=3)
+                if all(word in row for word in which) and taken != "0:00":
+                    return number, comment, node
+            time.sleep(0.2)
+        raise AssertionError(f"no job of {which} ran; {self.log.read_text()[-5000:]}")
+
+
+def accounted(since, *fields):
+    """What the cluster's accounting says of the jobs submitted since a time."""
+    rows = ["sacct", "-X", "-n", "-P", "--starttime", since, f"--format={','.join(fields)}"]
+    return [row.split("|") for row in subprocess.check_output(rows, text=True).splitlines()]
+
+
+def now():
+    return time.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def with_check(local, folder):
+    """Give a folder the check's answer, for tests of single steps."""
+    (folder / "results/miniature").mkdir(parents=True)
+    shutil.copy2(local / "results/miniature/check.json", folder / "results/miniature")
+    return folder
+
+
+@pytest.mark.slow
+def test_the_cluster_gives_the_bytes_of_a_local_run(cluster, local, tmp_path):
+    began = now()
+    with Submitted(tmp_path) as run:
+        status, said = run.end()
+    assert status == 0, said[-5000:]
+    ours, theirs = hashes(local / "results"), hashes(tmp_path / "results")
+    assert len(ours) > 30
+    assert theirs == ours
+
+    jobs = accounted(began, "Comment", "State", "NodeList", "ReqMem", "Timelimit", "Account")
+    assert {job[1] for job in jobs} == {"COMPLETED"}
+    assert {job[2] for job in jobs} == set(cluster.NODES)
+    assert {job[5] for job in jobs} == {cluster.ACCOUNT}
+    asked = {tuple(job[3:5]) for job in jobs if job[0].startswith("rule_explain_lime")}
+    minutes = rules()["explain_lime"]["runtime"]
+    memory = rules()["explain_lime"]["mem_mb"]
+    assert asked == {(f"{memory}M", f"{minutes // 60:02d}:{minutes % 60:02d}:00")}
+    ran = Counter(job[0].removeprefix("rule_").partition("_wildcards")[0] for job in jobs)
+    # Every step went through the queue, once; `all` is no step.
+    done = Counter(re.findall(r"^Finished jobid: \d+ \(Rule: (\w+)\)", said, re.MULTILINE))
+    assert ran == done - Counter(["all"])
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_and_a_dead_node_are_made_up_for(cluster, local, tmp_path):
+    with_check(local, tmp_path)
+    target = "results/miniature/tables/predictions.parquet"
+    began = now()
+    with Submitted(tmp_path, target) as run:
+        cancelled, _, _ = run.running("train_classifier")
+        subprocess.check_call(["scancel", cancelled])
+        lost, _, node = run.running("predict")
+        cluster.kill_node(node)
+        try:
+            status, said = run.end()
+        finally:
+            cluster.start_node(node)
+            cluster.wait_for_node(node)
+    assert status == 0, said[-5000:]
+    states = {
+        job: (state.split()[0], nodes)
+        for job, state, nodes in accounted(began, "JobIDRaw", "State", "NodeList")
+    }
+    assert states[cancelled][0] == "CANCELLED"
+    assert states[lost] == ("NODE_FAIL", node)
+    # Both are named as they happen, though all comes right in the end.
+    assert f"SLURM-job '{cancelled}' failed, SLURM status is: 'CANCELLED'" in said
+    assert f"SLURM-job '{lost}' failed due to a node failure" in said
+    reported = hashes(tmp_path / "results")
+    assert "miniature/tables/predictions.parquet" in reported
+    ours = hashes(local / "results")
+    assert reported == {name: ours[name] for name in reported}
+
+
+@pytest.mark.slow
+def test_a_job_that_stays_lost_is_named_and_the_rest_completes(cluster, local, tmp_path):
+    with_check(local, tmp_path)
+    targets = [f"results/miniature/pictures/{batch}.parquet" for batch in (0, 1)]
+    with Submitted(tmp_path, *targets, "--retries", "0") as run:
+        job, _, _ = run.running("rule_gather_pictures_wildcards_1")
+        subprocess.check_call(["scancel", job])
+        status, said = run.end()
+    assert status == 1
+    error = said.partition("Error in rule gather_pictures")[2]
+    assert targets[1] in error
+    assert "logs/gather_pictures-1.log" in error
+    assert f"{job}.log" in error  # SLURM's own
+    made, ours = hashes(tmp_path / "results"), hashes(local / "results")
+    name = "miniature/pictures/0.parquet"
+    assert made[name] == ours[name]
+    assert not (tmp_path / targets[1]).exists()
+
+
+@pytest.mark.slow
+def test_a_job_out_of_memory_gets_more(cluster, local, tmp_path):
+    with_check(local, tmp_path)
+    began = now()
+    target = "results/miniature/pictures/0.parquet"
+    little = ["--set-resources", "gather_pictures:mem_mb=50 * 40 ** (attempt - 1)"]
+    with Submitted(tmp_path, target, *little) as run:
+        status, said = run.end()
+    assert status == 0, said[-5000:]
+    jobs = accounted(began, "ReqMem", "State")
+    assert [memory for memory, _ in jobs] == ["50M", "2000M"]
+    assert jobs[0][1] != "COMPLETED"
+    assert jobs[1][1] == "COMPLETED"
+    made, ours = hashes(tmp_path / "results"), hashes(local / "results")
+    assert made["miniature/pictures/0.parquet"] == ours["miniature/pictures/0.parquet"]
