@@ -61,6 +61,7 @@ def cluster():
     """The cluster, up while this module's tests run."""
     if why := daemons.missing():
         pytest.skip(f"no SLURM cluster here: {why}")
+    daemons.down()  # what an interrupted test left
     daemons.up()
     yield daemons
     daemons.down()
@@ -123,6 +124,14 @@ def now():
     return time.strftime("%Y-%m-%dT%H:%M:%S")
 
 
+def wait_for(path, seconds=120):
+    """Wait for a file: a step's log is there once its script has begun."""
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.1)
+
+
 def with_check(local, folder):
     """Give a folder the check's answer, for tests of single steps."""
     (folder / "results/miniature").mkdir(parents=True)
@@ -161,6 +170,7 @@ def test_a_cancelled_job_and_a_dead_node_are_made_up_for(cluster, local, tmp_pat
     began = now()
     with Submitted(tmp_path, target) as run:
         cancelled, _, _ = run.running("train_classifier")
+        wait_for(tmp_path / "results/miniature/logs/train_classifier-object-net.log")
         subprocess.check_call(["scancel", cancelled])
         lost, _, node = run.running("predict")
         cluster.kill_node(node)
@@ -192,6 +202,9 @@ def test_a_job_that_stays_lost_is_named_and_the_rest_completes(cluster, local, t
     with Submitted(tmp_path, *targets, "--retries", "0") as run:
         job, _, _ = run.running("rule_gather_pictures_wildcards_1")
         subprocess.check_call(["scancel", job])
+        # A daemon that comes back soon costs nothing.
+        _, _, node = run.running("rule_gather_pictures_wildcards_0")
+        cluster.kill_daemon(node)
         status, said = run.end()
     assert status == 1
     error = said.partition("Error in rule gather_pictures")[2]

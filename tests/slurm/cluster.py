@@ -210,14 +210,22 @@ def _run(*command: str, **more) -> None:
 
 
 def start_node(node: str) -> None:
-    """Start a node; it is the first process of a PID namespace that ends with it."""
+    """Start a node: a PID namespace whose first process keeps the daemon running."""
     private = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child=SIGKILL"]
-    _start(node, *private, "slurmd", "-D", "-N", node)
+    _start(node, *private, "sh", "-c", f"while :; do slurmd -D -N {node}; sleep 3; done")
 
 
 def kill_node(node: str) -> None:
     """Let a node die at once, with every process on it."""
     _end(node, signal.SIGKILL)
+
+
+def kill_daemon(node: str) -> None:
+    """Kill a node's daemon alone. Jobs run on; a new daemon comes after three seconds."""
+    pid = str(_started()[node][0])
+    for options in ([], ["--exact", "slurmd"]):
+        pid = subprocess.check_output(["pgrep", "--parent", pid, *options], text=True).split()[0]
+    os.kill(int(pid), signal.SIGKILL)
 
 
 def up() -> None:
