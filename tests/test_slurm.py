@@ -78,9 +78,9 @@ def local(tmp_path_factory):
 class Submitted:
     """Snakemake at work on the cluster, to be disturbed; killed where the test leaves it behind."""
 
-    def __init__(self, folder, *arguments):
+    def __init__(self, folder, *arguments, profile=PROFILE):
         command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"]
-        command += ["--workflow-profile", PROFILE, "--directory", folder, *QUICK, *arguments]
+        command += ["--workflow-profile", profile, "--directory", folder, *QUICK, *arguments]
         command += ["--configfile", *STUDIES]
         self.log = folder / "said.txt"
         with self.log.open("w") as log:
@@ -122,6 +122,17 @@ def accounted(since, *fields):
 
 def now():
     return time.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def adapted(folder, **site):
+    """A copy of the profile with commented lines of its site's part filled in, as users do."""
+    text = (PROFILE / "config.yaml").read_text()
+    for key, value in site.items():
+        text, count = re.subn(f"# {key}: .*", f"{key}: \"'{value}'\"", text)
+        assert count == 1, key
+    (folder / "profile").mkdir()
+    (folder / "profile/config.yaml").write_text(text)
+    return folder / "profile"
 
 
 def wait_for(path, seconds=120):
@@ -218,17 +229,37 @@ def test_a_job_that_stays_lost_is_named_and_the_rest_completes(cluster, local, t
 
 
 @pytest.mark.slow
-def test_a_job_out_of_memory_gets_more(cluster, local, tmp_path):
+def test_jobs_out_of_memory_or_time_get_more_where_the_site_says(cluster, local, tmp_path):
     with_check(local, tmp_path)
+    site = {"slurm_account": cluster.ACCOUNT, "slurm_partition": cluster.PARTITIONS[1]}
+    profile = adapted(tmp_path, **site, slurm_extra="--nice=7")
+    targets = ["pictures/0.parquet", "world/held-out.npz"]
+    little = ["gather_pictures:mem_mb=50 * 40 ** (attempt - 1)", "render_held_out:runtime=attempt"]
+    arguments = [*(f"results/miniature/{target}" for target in targets), "--set-resources", *little]
     began = now()
-    target = "results/miniature/pictures/0.parquet"
-    little = ["--set-resources", "gather_pictures:mem_mb=50 * 40 ** (attempt - 1)"]
-    with Submitted(tmp_path, target, *little) as run:
+    with Submitted(tmp_path, *arguments, profile=profile) as run:
+        slow, _, _ = run.running("rule_render_held_out")
+        subprocess.check_call(["scancel", "--full", "--signal=STOP", slow])
         status, said = run.end()
     assert status == 0, said[-5000:]
-    jobs = accounted(began, "ReqMem", "State")
-    assert [memory for memory, _ in jobs] == ["50M", "2000M"]
-    assert jobs[0][1] != "COMPLETED"
-    assert jobs[1][1] == "COMPLETED"
+    fields = ["Comment", "ReqMem", "Timelimit", "State", "Account", "Partition", "SubmitLine"]
+    jobs = accounted(began, *fields)
+    memory = [(job[1], job[3]) for job in jobs if job[0].startswith("rule_gather_pictures")]
+    failed = memory[0][1]  # FAILED or OUT_OF_MEMORY: versions differ
+    assert failed != "COMPLETED"
+    assert memory == [("50M", failed), ("2000M", "COMPLETED")]
+    times = [(job[2], job[3]) for job in jobs if job[0] == "rule_render_held_out"]
+    assert times == [("00:01:00", "TIMEOUT"), ("00:02:00", "COMPLETED")]
+    logs = (tmp_path / ".snakemake/slurm_logs").rglob("*.log")  # of the jobs that failed
+    reasons = {log: log.read_text() for log in logs}
+    assert len(reasons) == 2
+    assert any("exceeded memory limit" in text for text in reasons.values())
+    assert any("DUE TO TIME LIMIT" in text for text in reasons.values())
+    assert all(str(log) in said for log in reasons)
+
+    assert {tuple(job[4:6]) for job in jobs} == {tuple(site.values())}
+    assert all("--nice=7" in job[6] for job in jobs)
+    assert "No SLURM account given" not in said
     made, ours = hashes(tmp_path / "results"), hashes(local / "results")
-    assert made["miniature/pictures/0.parquet"] == ours["miniature/pictures/0.parquet"]
+    for target in targets:
+        assert made[f"miniature/{target}"] == ours[f"miniature/{target}"]

@@ -24,7 +24,7 @@ from pathlib import Path
 
 NAME = "consilience"
 NODES = {"n1": 17011, "n2": 17012}  # and the ports of their daemons
-PARTITION, ACCOUNT = "short", "testers"
+PARTITIONS, ACCOUNT = ("short", "long"), "testers"  # the first partition is the default
 
 PACKAGES = ["munge", "slurmctld", "slurmd", "slurm-client", "slurmdbd", "mariadb-server"]
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch", "slurmdbd", "mariadbd", "unshare"]
@@ -76,7 +76,8 @@ AccountingStoragePort=16819
 AccountingStorageEnforce=associations,limits
 AccountingStoreFlags=job_comment
 {nodes}
-PartitionName={partition} Nodes=ALL Default=YES LLN=YES MaxTime=12:00:00 State=UP
+PartitionName={partitions[0]} Nodes=ALL Default=YES LLN=YES MaxTime=12:00:00 State=UP
+PartitionName={partitions[1]} Nodes=ALL LLN=YES MaxTime=7-0 State=UP
 """
 
 NODE_LINE = (
@@ -272,7 +273,7 @@ def _bring_up() -> None:
     nodes = [
         NODE_LINE.format(node=node, host=host, port=port) for node, port in sorted(NODES.items())
     ]
-    filled = {"name": NAME, "host": host, "home": HOME, "partition": PARTITION}
+    filled = {"name": NAME, "host": host, "home": HOME, "partitions": PARTITIONS}
     (ETC / "slurm.conf").write_text(SLURM_CONF.format(**filled, nodes="\n".join(nodes)))
     # Version 1 by name: nothing is looked for, and as no plugin asks, nothing is made.
     (ETC / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
@@ -307,7 +308,8 @@ def _bring_up() -> None:
 
 def wait_for_node(node: str, state: str = "idle") -> None:
     """Wait until a node is in a state of sinfo's (``idle``, ``down*``)."""
-    _wait(f"{state} node {node}", "sinfo", "-h", "-n", node, "-o", "|%t|", says=f"|{state}|")
+    asked = ["sinfo", "-h", "-p", PARTITIONS[0], "-n", node, "-o", "|%t|"]
+    _wait(f"{state} node {node}", *asked, says=f"|{state}|")
 
 
 def down() -> None:
