@@ -114,14 +114,12 @@ class Submitted:
         raise AssertionError(f"no job of {which} ran; {self.log.read_text()[-5000:]}")
 
 
-def accounted(since, *fields):
-    """What the cluster's accounting says of the jobs submitted since a time."""
-    rows = ["sacct", "-X", "-n", "-P", "--starttime", since, f"--format={','.join(fields)}"]
+def accounted(said, *fields):
+    """What the cluster's accounting says of the jobs of a run of Snakemake."""
+    (name,) = re.findall(r"^SLURM run ID: (\S+)", said, re.MULTILINE)
+    rows = ["sacct", "-X", "-n", "-P", "--starttime=now-1days", "--name", name]
+    rows += [f"--format={','.join(fields)}"]
     return [row.split("|") for row in subprocess.check_output(rows, text=True).splitlines()]
-
-
-def now():
-    return time.strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def adapted(folder, **site):
@@ -152,7 +150,6 @@ def with_check(local, folder):
 
 @pytest.mark.slow
 def test_the_cluster_gives_the_bytes_of_a_local_run(cluster, local, tmp_path):
-    began = now()
     with Submitted(tmp_path) as run:
         status, said = run.end()
     assert status == 0, said[-5000:]
@@ -160,7 +157,7 @@ def test_the_cluster_gives_the_bytes_of_a_local_run(cluster, local, tmp_path):
     assert len(ours) > 30
     assert theirs == ours
 
-    jobs = accounted(began, "Comment", "State", "NodeList", "ReqMem", "Timelimit", "Account")
+    jobs = accounted(said, "Comment", "State", "NodeList", "ReqMem", "Timelimit", "Account")
     assert {job[1] for job in jobs} == {"COMPLETED"}
     assert {job[2] for job in jobs} == set(cluster.NODES)
     assert {job[5] for job in jobs} == {cluster.ACCOUNT}
@@ -178,7 +175,6 @@ def test_the_cluster_gives_the_bytes_of_a_local_run(cluster, local, tmp_path):
 def test_a_cancelled_job_and_a_dead_node_are_made_up_for(cluster, local, tmp_path):
     with_check(local, tmp_path)
     target = "results/miniature/tables/predictions.parquet"
-    began = now()
     with Submitted(tmp_path, target) as run:
         cancelled, _, _ = run.running("train_classifier")
         wait_for(tmp_path / "results/miniature/logs/train_classifier-object-net.log")
@@ -193,7 +189,7 @@ def test_a_cancelled_job_and_a_dead_node_are_made_up_for(cluster, local, tmp_pat
     assert status == 0, said[-5000:]
     states = {
         job: (state.split()[0], nodes)
-        for job, state, nodes in accounted(began, "JobIDRaw", "State", "NodeList")
+        for job, state, nodes in accounted(said, "JobIDRaw", "State", "NodeList")
     }
     assert states[cancelled][0] == "CANCELLED"
     assert states[lost] == ("NODE_FAIL", node)
@@ -236,14 +232,13 @@ def test_jobs_out_of_memory_or_time_get_more_where_the_site_says(cluster, local,
     targets = ["pictures/0.parquet", "world/held-out.npz"]
     little = ["gather_pictures:mem_mb=50 * 40 ** (attempt - 1)", "render_held_out:runtime=attempt"]
     arguments = [*(f"results/miniature/{target}" for target in targets), "--set-resources", *little]
-    began = now()
     with Submitted(tmp_path, *arguments, profile=profile) as run:
         slow, _, _ = run.running("rule_render_held_out")
         subprocess.check_call(["scancel", "--full", "--signal=STOP", slow])
         status, said = run.end()
     assert status == 0, said[-5000:]
     fields = ["Comment", "ReqMem", "Timelimit", "State", "Account", "Partition", "SubmitLine"]
-    jobs = accounted(began, *fields)
+    jobs = accounted(said, *fields)
     memory = [(job[1], job[3]) for job in jobs if job[0].startswith("rule_gather_pictures")]
     failed = memory[0][1]  # FAILED or OUT_OF_MEMORY: versions differ
     assert failed != "COMPLETED"
