@@ -18,8 +18,8 @@ rule compare_explanations:
         "../envs/explain.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("compare_explanations.py"),
         settings=agreement_settings(),
@@ -43,8 +43,8 @@ rule gather_predictions:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("gather_tables.py"),
         schema="PREDICTIONS",
@@ -70,8 +70,8 @@ rule gather_accuracy:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("gather_tables.py"),
         schema="ACCURACY",
@@ -96,8 +96,8 @@ rule summarise_agreement:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         code=code("summarise_agreement.py"),
         bootstrap=STUDY["agreement"]["bootstrap"],

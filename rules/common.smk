@@ -262,6 +262,14 @@ def class_name_files(names):
     return sorted({path for path in found if isinstance(path, str)})
 
 
+def growing(amount):
+    """Memory (MB) or time (minutes) of a step: so much, and so much more at each new attempt.
+
+    Only where a profile asks for retries, as profiles/slurm does, is there a second attempt.
+    """
+    return lambda wildcards, attempt: amount * attempt
+
+
 def checked():
     """The check's result, as an input that never makes anything rerun by itself."""
     return ancient(RESULTS / "check.json")

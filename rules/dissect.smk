@@ -18,8 +18,8 @@ rule embed_probe:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("embed_probe.py"),
         name=CLIP_NAME,
@@ -46,8 +46,8 @@ rule embed_concepts:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("embed_concepts.py"),
         name=CLIP_NAME,
@@ -75,8 +75,8 @@ rule extract_activations:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("extract_activations.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -130,8 +130,8 @@ rule choose_temperature:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code("choose_temperature.py"),
         layers=[[name, MODELS[name]["dissect_layers"]] for name in DISSECTED],
@@ -171,8 +171,8 @@ rule label_neurons:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code("label_neurons.py"),
         layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
@@ -203,8 +203,8 @@ rule draw_neuron_cards:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code("draw_neuron_cards.py"),
     message:
@@ -235,8 +235,8 @@ rule compare_models:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=10,
+        mem_mb=growing(2000),
+        runtime=growing(10),
     params:
         code=code("compare_models.py"),
         published=ordered(PUBLISHED),

@@ -19,8 +19,8 @@ rule predict:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("predict.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -54,8 +54,8 @@ rule explain_cam:
         "../envs/explain.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         code=code("explain_cam.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -85,8 +85,8 @@ rule check_explain_params:
         "../envs/explain.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("check_explain_params.py"),
     message:
@@ -112,8 +112,8 @@ rule explain_lime:
         "../envs/explain.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         code=code("explain_lime.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -143,8 +143,8 @@ rule repeat_lime:
         "../envs/explain.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=480,
+        mem_mb=growing(4000),
+        runtime=growing(480),
     params:
         code=code("repeat_lime.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -171,8 +171,8 @@ rule gather_lime_stability:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("gather_tables.py"),
         schema="LIME_STABILITY",
@@ -201,8 +201,8 @@ rule export_explain_params:
         "../envs/explain.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("export_explain_params.py"),
         settings=lime_settings(),

@@ -18,8 +18,8 @@ rule measure_faithfulness:
         "../envs/explain.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
     params:
         code=code("measure_faithfulness.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -47,8 +47,8 @@ rule summarise_faithfulness:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         code=code("summarise_faithfulness.py"),
         bootstrap=STUDY["agreement"]["bootstrap"],

@@ -42,8 +42,8 @@ rule judge_study:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=code("judge_study.py"),
         primary=ordered(STUDY["primary"]),

@@ -17,8 +17,8 @@ rule select_wrong:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("select_wrong.py"),
         model=model_spec(WRONG["model"]) if WRONG else None,
@@ -49,8 +49,8 @@ rule gather_pictures:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=20,
+        mem_mb=growing(1000),
+        runtime=growing(20),
     params:
         code=code("gather_pictures.py"),
         world=ordered(
@@ -80,8 +80,8 @@ rule gather_probe:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=20,
+        mem_mb=growing(1000),
+        runtime=growing(20),
     params:
         code=code("gather_pictures.py"),
         world=ordered(

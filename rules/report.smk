@@ -19,8 +19,8 @@ rule write_report:
         "../envs/explain.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
-        runtime=30,
+        mem_mb=growing(4000),
+        runtime=growing(30),
     params:
         code=code("write_report.py"),
         study=ordered(STUDY),

@@ -22,8 +22,8 @@ rule check_sanity:
         "../envs/explain.yaml"
     threads: THREADS
     resources:
-        mem_mb=6000,
-        runtime=240,
+        mem_mb=growing(6000),
+        runtime=growing(240),
     params:
         code=code("check_sanity.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -59,8 +59,8 @@ rule summarise_sanity:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("summarise_sanity.py"),
         bootstrap=STUDY["agreement"]["bootstrap"],

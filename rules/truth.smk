@@ -23,8 +23,8 @@ rule measure_effects:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("measure_effects.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -51,8 +51,8 @@ rule gather_effects:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=1000,
-        runtime=10,
+        mem_mb=growing(1000),
+        runtime=growing(10),
     params:
         code=code("gather_tables.py"),
         schema="EFFECTS",
@@ -79,8 +79,8 @@ rule score_localization:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
     params:
         code=code("score_localization.py"),
         tells=lambda wildcards: tells(wildcards.model),
@@ -105,8 +105,8 @@ rule summarise_localization:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         code=code("summarise_localization.py"),
         bootstrap=STUDY["agreement"]["bootstrap"],

@@ -12,8 +12,8 @@ rule render_training:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         code=code("render_pictures.py"),
         seed=SEED,
@@ -39,8 +39,8 @@ rule render_held_out:
         "../envs/base.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=20,
+        mem_mb=growing(2000),
+        runtime=growing(20),
     params:
         code=code("render_pictures.py"),
         seed=SEED,
@@ -72,8 +72,8 @@ rule train_classifier:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("train_classifier.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -104,8 +104,8 @@ rule train_clip:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
-        mem_mb=4000,
-        runtime=60,
+        mem_mb=growing(4000),
+        runtime=growing(60),
     params:
         code=code("train_clip.py"),
         settings=ordered(STUDY["clip"]["train"]) if STUDY["clip"] else None,
