@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 CORES ?= all
 READY := $(VENV)/.ready
 
-.PHONY: run test lint lock clean help
+.PHONY: run test soak lint lock clean help
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -17,6 +17,9 @@ run: $(READY)  ## Set up, then run the default study: results/default/report.htm
 
 test: $(READY)  ## Set up, then run the tests
 	$(BIN)/python -m pytest
+
+soak: $(READY)  ## Set up, then run what takes too long for `make test`
+	$(BIN)/python -m pytest -m soak
 
 lint: $(READY)  ## Check style and workflow
 	$(BIN)/ruff check .

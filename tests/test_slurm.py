@@ -160,6 +160,7 @@ def test_the_cluster_gives_the_bytes_of_a_local_run(cluster, local, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_cancelled_job_and_a_dead_node_are_made_up_for(cluster, local, tmp_path):
     with_check(local, tmp_path)
     target = "results/miniature/tables/predictions.parquet"
@@ -213,6 +214,7 @@ def test_a_job_that_stays_lost_is_named_and_the_rest_completes(cluster, local, t
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_jobs_out_of_memory_or_time_get_more_where_the_site_says(cluster, local, tmp_path):
     with_check(local, tmp_path)
     site = {"slurm_account": cluster.ACCOUNT, "slurm_partition": cluster.PARTITIONS[1]}
