@@ -344,7 +344,13 @@ def photographs_study(folder, real_data, names, **more):
 
 def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
     names = ["goldfish", "tiger_shark"]
-    more = {"lime": {"num_samples": 60}, "batches": 1, "target": "top-2"}
+    more = {
+        "lime": {"num_samples": 60},
+        "sanity": {"pictures": 1, "methods": ["grad-cam"], "stages": ["classifier"]},
+        "faithfulness": {"steps": 3, "road": [0.5]},
+        "batches": 1,
+        "target": "top-2",
+    }
     studies = photographs_study(tmp_path, real_data, names, **more)
     snakemake(tmp_path, "--cores", str(os.cpu_count()), studies=studies)
     folder = tmp_path / "results/photographs"
