@@ -6,6 +6,7 @@ attribute, so that they are readable in light and dark and pass a strict content
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import xml.etree.ElementTree as ET
@@ -308,7 +309,8 @@ def plot_levels(
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_xlabel(xlabel)
         axes.set_title(title)
-        return _to_svg(figure, name, _say(title, description), tips)
+        table = _tabulate(series, list(zip(labels, chance, strict=False)))
+        return _to_svg(figure, name, _say(title, description), tips, table)
 
 
 def _say(title: str, description: str) -> str:
@@ -351,7 +353,8 @@ def plot_groups(
         axes.set_xlim(*limits)
         axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
         axes.spines["left"].set_visible(False)
-        return _to_svg(figure, name, _say(title, description), tips)
+        table = _tabulate(series, [("", chance)])
+        return _to_svg(figure, name, _say(title, description), tips, table)
 
 
 def plot_curves(
@@ -391,7 +394,33 @@ def plot_curves(
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
         axes.set_xlabel(xlabel)
         axes.set_title(title)
-        return _to_svg(figure, name, _say(title, description), {})
+        table = [("series", "x", "y")]
+        table += [
+            (one.label, float(x), float(y))
+            for one in curves
+            for x, y in zip(one.xs, one.ys, strict=True)
+        ]
+        return _to_svg(figure, name, _say(title, description), {}, table)
+
+
+def _tabulate(
+    series: Sequence[Series], chance: Sequence[tuple[str, float | None]]
+) -> list[tuple]:
+    """Return what a chart shows as rows, a value each; ``chance`` by the place it holds for."""
+    rows = [("series", "at", "kind", "name", "value")]
+    for one in series:
+        for group in one.groups:
+            rows += [
+                (one.label, group.label, "picture", name, float(value))
+                for name, value in group.points
+                if value is not None
+            ]
+            for kind in ("mean", "low", "high", "floor", "ceiling"):
+                if (value := getattr(group, kind)) is not None:
+                    name = group.floor_name if kind == "floor" else ""
+                    rows.append((one.label, group.label, kind, name, float(value)))
+    rows += [("", at, "chance", "", float(value)) for at, value in chance if value is not None]
+    return rows
 
 
 def _axes(
@@ -503,8 +532,10 @@ def _draw_series(
     )
 
 
-def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -> str:
-    """Write a figure as an ``<svg>`` element to stand inside a page.
+def _to_svg(
+    figure: Figure, name: str, title: str, tips: dict[str, list[str]], table: list[tuple]
+) -> str:
+    """Write a figure as an ``<svg>`` element to stand inside a page, its data beside it as CSV.
 
     matplotlib writes styles, which a strict content security policy forbids, identifiers that
     several figures on one page would share, and more digits than a screen has.
@@ -548,6 +579,9 @@ def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -
         root.attrib.pop(key)
     root.set("role", "img")
     root.set("aria-label", title)
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(table)
+    root.set("data-csv", lines.getvalue())
     root.set("font-family", "system-ui, sans-serif")
     root.set("stroke-linejoin", "round")
     return ET.tostring(root, encoding="unicode")
