@@ -403,9 +403,7 @@ def plot_curves(
         return _to_svg(figure, name, _say(title, description), {}, table)
 
 
-def _tabulate(
-    series: Sequence[Series], chance: Sequence[tuple[str, float | None]]
-) -> list[tuple]:
+def _tabulate(series: Sequence[Series], chance: Sequence[tuple[str, float | None]]) -> list[tuple]:
     """Return what a chart shows as rows, a value each; ``chance`` by the place it holds for."""
     rows = [("series", "at", "kind", "name", "value")]
     for one in series:

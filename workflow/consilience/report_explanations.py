@@ -161,9 +161,7 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
 
 def _choices(models: list[dict], methods: list[str], cam: str | None) -> dict:
     """What the gallery can be filtered and sorted by: only what tells its pictures apart."""
-    cards = [
-        card["about"] for one in models for group in one["groups"] for card in group["cards"]
-    ]
+    cards = [card["about"] for one in models for group in one["groups"] for card in group["cards"]]
 
     def values(key: str) -> list:
         found = {card[key] for card in cards} - {None}
