@@ -1,3 +1,4 @@
+import re
 import io
 import xml.etree.ElementTree as ET
 
@@ -203,7 +204,7 @@ def test_the_room_reaches_from_the_floor_to_the_ceiling():
 
     def extent(floor, ceiling):
         path = drawn(room_chart(floor, ceiling), opacity="0.06")[0].get("d")
-        ys = [float(text) for text in path.split()[2::3]]
+        ys = [float(text) for text in re.findall(r"[-.\d]+", path)[1::2]]
         return max(ys) - min(ys)
 
     whole = extent(0, 1)

@@ -235,6 +235,7 @@ def test_order_by_agreement_puts_the_greatest_disagreement_first(page, content):
     for model in ("object-net", "scene-net"):
         found = [values[tuple(key)] for key in shown(page) if key[0] == model]
         assert found == sorted(found)
+        assert found[0] < found[-1]
         assert len(found) == len(content.pictures)
     assert not [one for one in find_all(page, "#gallery .level") if one.is_displayed()]
     set_value(page, ".tools [name=sort]", "name")
@@ -313,6 +314,7 @@ def test_explanations_lie_over_the_same_picture(page):
     assert flip.get_attribute("aria-pressed") == "true"
     # The next picture keeps the two methods; back again by the other button.
     title = find(page, "#compare h3").text
+    assert title == "picture-000-clutter-0, object-net"
     find(page, "[data-next]").click()
     assert find(page, "#compare h3").text != title
     assert find(page, "[name=second]").get_property("value") == "3"
@@ -575,7 +577,8 @@ def test_csv_quotes_what_needs_it(page):
     table = table_of(page, "Paired differences from a random order")
     texts = ['a,"b"', "two words", " edge", "=1+1", NASTY]
     page.execute_script(
-        "arguments[1].forEach((t, i) => { arguments[0].tBodies[0].rows[i].cells[0].textContent = t })",
+        "const [table, texts] = arguments;"
+        "texts.forEach((t, i) => { table.tBodies[0].rows[i].cells[0].textContent = t })",
         table,
         texts,
     )
@@ -628,10 +631,11 @@ def test_page_fits_its_window(page, width):
                 emulate(page, scheme)
                 page.save_screenshot(f"{folder}/compare-{width}-{scheme}.png")
                 find(page, "[data-close]").click()
-                for part in (".tools", "#agreement", "#faithfulness"):
+                for part in (".tools", "#answer", "#neurons", "#questions", "#faithfulness"):
                     page.execute_script(
                         "document.querySelector(arguments[0]).scrollIntoView()", part
                     )
+                    time.sleep(0.4)
                     page.save_screenshot(f"{folder}/{part.strip('.#')}-{width}-{scheme}.png")
                 page.execute_script("document.querySelector('.card .tool').click()")
             emulate(page, "")

@@ -6,7 +6,6 @@ attribute, so that they are readable in light and dark and pass a strict content
 
 from __future__ import annotations
 
-import csv
 import io
 import re
 import xml.etree.ElementTree as ET
@@ -562,6 +561,10 @@ def _to_svg(
                 element.set(key, f"url(#{rename(found[1])})")
             elif key in ("d", "x", "y", "transform"):
                 element.set(key, _shorten(value))
+        if "d" in element.attrib:
+            element.set("d", re.sub(r" ?([A-Za-z]) ?", r"\1", element.get("d")))
+        if element.get("transform", "").startswith("rotate(-0 "):
+            del element.attrib["transform"]
         if link := element.attrib.pop(f"{{{_XLINK}}}href", None):
             element.set("href", f"#{rename(link[1:])}")
         if mark := element.attrib.pop("id", None):
@@ -571,18 +574,46 @@ def _to_svg(
                     ET.SubElement(use, f"{{{_SVG}}}title").text = said
             if element.tag in (f"{{{_SVG}}}path", f"{{{_SVG}}}clipPath"):
                 element.set("id", rename(mark))
+    for parent in list(root.iter(f"{{{_SVG}}}g")):
+        for child in list(parent):
+            if child.get("fill") == "none" and "stroke" not in child.attrib:
+                parent.remove(child)  # the background, which nobody sees
     for element in root.iter():
         _lift_shared(element)
     for key in ("width", "height"):
         root.attrib.pop(key)
     root.set("role", "img")
     root.set("aria-label", title)
-    lines = io.StringIO()
-    csv.writer(lines, lineterminator="\n").writerows(table)
-    root.set("data-csv", lines.getvalue())
+    root.set("data-csv", _write_csv(table))
     root.set("font-family", "system-ui, sans-serif")
     root.set("stroke-linejoin", "round")
-    return ET.tostring(root, encoding="unicode")
+    # Of the attributes only the CSV has lines; HTML takes them as they are.
+    return ET.tostring(root, encoding="unicode").replace("&#10;", "\n")
+
+
+def _write_csv(table: list[tuple]) -> str:
+    """Write rows as CSV; a bare ``^`` stands for what the row above says.
+
+    Thousands of points would each say their series and place again; the page's script writes them
+    out. A cell that holds the sign itself is quoted.
+    """
+
+    def quote(cell: str | float) -> str:
+        text = str(cell)
+        if re.search(r'[",\r\n^]|^\s|\s$', text):
+            return '"' + text.replace('"', '""') + '"'
+        return text
+
+    lines, above = [], ()
+    for row in table:
+        same = [
+            number < len(row) - 2 and above[number : number + 1] == (cell,)
+            for number, cell in enumerate(row)
+        ]
+        cells = ("^" if one else quote(cell) for one, cell in zip(same, row, strict=True))
+        lines.append(",".join(cells) + "\n")
+        above = row
+    return "".join(lines)
 
 
 def _shorten(numbers: str) -> str:

@@ -187,6 +187,21 @@
     return lines.map((line) => `${line.map(quote).join(",")}\r\n`).join("");
   }
 
+  // A chart's own CSV, in which a bare ^ stands for what the line above says.
+  function chartToCsv(text) {
+    let above = [];
+    let line = [];
+    let out = "";
+    for (const [, cell, end] of text.matchAll(/("(?:[^"]|"")*"|[^",\n]*)(,|\n)/g)) {
+      line.push(cell === "^" ? above[line.length] : cell);
+      if (end === ",") continue;
+      out += `${line.join(",")}\r\n`;
+      above = line;
+      line = [];
+    }
+    return out;
+  }
+
   function save(text, name) {
     const address = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
     const link = make("a", { href: address, download: name });
@@ -223,20 +238,22 @@
   }
   for (const chart of findAll("main svg[data-csv]")) {
     const title = chart.getAttribute("aria-label").split(". ")[0];
-    offerCsv(chart.parentNode, chart, title, () => chart.dataset.csv);
+    offerCsv(chart.parentNode, chart, title, () => chartToCsv(chart.dataset.csv));
   }
 
   // ---- Gallery: filters, order, links
 
   const gallery = find("#gallery");
   const tools = gallery && find(".tools", gallery);
-  if (!tools) return;
+  if (!tools) return; // a page without explanations has tables only
 
   const cards = findAll(".card", gallery).map((element, index) => ({
     element,
     index,
     ...JSON.parse(element.dataset.card),
   }));
+  const several = new Set(cards.map((card) => card.model)).size > 1;
+  const nameOf = (card) => (several ? `${card.name}, ${card.model}` : card.name);
   const byId = new Map(cards.map((card) => [card.element.id, card]));
   const sections = findAll(".layer", gallery).map((element) => {
     const children = [...element.children];
@@ -433,7 +450,7 @@
     first.value = String(Math.max(0, places[0]));
     second.value = String(places[1] >= 0 ? places[1] : Math.min(1, layers.length - 1));
     if (method) first.value = String(Math.max(0, layers.findIndex((one) => one.figure === method)));
-    find("h3", dialog).textContent = card.name;
+    find("h3", dialog).textContent = nameOf(card);
     draw();
     if (!dialog.open) dialog.showModal();
   }
@@ -461,10 +478,11 @@
   find("[data-previous]", dialog).addEventListener("click", () => step(-1));
   find("[data-next]", dialog).addEventListener("click", () => step(1));
 
-  for (const { element, name } of cards) {
+  for (const card of cards) {
+    const { element } = card;
     if (!find("[data-layer] img", element)) continue;
     const button = make("button", { type: "button", className: "tool" }, "Compare");
-    button.setAttribute("aria-label", `Compare the explanations of ${name}`);
+    button.setAttribute("aria-label", `Compare the explanations of ${nameOf(card)}`);
     button.setAttribute("aria-haspopup", "dialog");
     find("header", element).append(button);
   }
