@@ -1,5 +1,5 @@
-import re
 import io
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
