@@ -29,6 +29,8 @@ MARKERS = ("D", "o", "s", "^", "v", "P")
 COLORMAP = "inferno"
 """Of heatmaps: perceptually uniform, and in grey still from dark to light."""
 
+_SIZE = 8  # of most type, points
+
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
@@ -40,7 +42,7 @@ _STYLE = {
     "svg.hashsalt": "consilience",
     # A name is text, also where it holds two dollar signs.
     "text.parse_math": False,
-    "font.size": 8,
+    "font.size": _SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -578,9 +580,16 @@ def _to_svg(
         for child in list(parent):
             if child.get("fill") == "none" and "stroke" not in child.attrib:
                 parent.remove(child)  # the background, which nobody sees
+    usual = {"font-size": f"{_SIZE}px", "fill": "currentColor"}  # of text, said once
     for element in root.iter():
         _lift_shared(element)
-    for key in ("width", "height"):
+        if element.tag == f"{{{_SVG}}}text":
+            for key, value in usual.items():
+                if element.get(key) == value:
+                    del element.attrib[key]
+    _unwrap(root)
+    root.attrib.update(usual)
+    for key in ("width", "height", "version"):
         root.attrib.pop(key)
     root.set("role", "img")
     root.set("aria-label", title)
@@ -589,6 +598,17 @@ def _to_svg(
     root.set("stroke-linejoin", "round")
     # Of the attributes only the CSV has lines; HTML takes them as they are.
     return ET.tostring(root, encoding="unicode").replace("&#10;", "\n")
+
+
+def _unwrap(element: ET.Element) -> None:
+    """Put the children of groups that say nothing in their groups' place; drop empty ones."""
+    kept = []
+    for child in element:
+        _unwrap(child)
+        silent = child.tag == f"{{{_SVG}}}g" and not child.attrib
+        empty = child.tag == f"{{{_SVG}}}defs" and not len(child)
+        kept += list(child) if silent or empty else [child]
+    element[:] = kept
 
 
 def _write_csv(table: list[tuple]) -> str:
