@@ -1,4 +1,5 @@
 import io
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -147,9 +148,28 @@ def test_references_stay_within_the_chart(chart):
 
 
 def test_text_takes_the_pages_colour():
-    texts = list(ET.fromstring(levels_chart()).iter(f"{SVG}text"))
+    root = ET.fromstring(levels_chart())
+    texts = list(root.iter(f"{SVG}text"))
     assert texts
-    assert {text.get("fill") for text in texts} == {"currentColor"}
+    assert root.get("fill") == "currentColor"
+    assert {text.get("fill") for text in texts} == {None}
+    assert not [group for group in root.iter(f"{SVG}g") if not group.attrib]
+
+
+def test_data_is_written_with_what_repeats_left_out():
+    groups = (Group("0", [('a,"b"', 0.125), ("lost", None), ("^", 0.5)], mean=0.25),)
+    svg = figures.plot_groups([Series("^", groups), Series("x\ny", groups)], "c", "t", (0, 1), 0.1)
+    found = re.search(r'data-csv="([^"]*)"', svg)[1].replace("&quot;", '"')
+    assert found == (
+        "series,at,kind,name,value\n"
+        '"^",0,picture,"a,""b""",0.125\n'
+        '^,^,^,"^",0.5\n'
+        "^,^,mean,,0.25\n"
+        '"x\ny",^,picture,"a,""b""",0.125\n'
+        '^,^,^,"^",0.5\n'
+        "^,^,mean,,0.25\n"
+        ",,chance,,0.1\n"
+    )
 
 
 def test_every_point_says_what_it_is():
@@ -203,7 +223,7 @@ def test_the_room_reaches_from_the_floor_to_the_ceiling():
 
     def extent(floor, ceiling):
         path = drawn(room_chart(floor, ceiling), opacity="0.06")[0].get("d")
-        ys = [float(text) for text in path.split()[2::3]]
+        ys = [float(text) for text in re.findall(r"[-.\d]+", path)[1::2]]
         return max(ys) - min(ys)
 
     whole = extent(0, 1)

@@ -1,5 +1,8 @@
 import base64
+import csv
 import hashlib
+import io
+import json
 import re
 from collections import defaultdict
 from dataclasses import replace
@@ -482,7 +485,7 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
 class Page(HTMLParser):
     """What a page is made of: elements with their attributes, and the text of each section."""
 
-    VOID = frozenset(("meta", "link", "img", "br"))
+    VOID = frozenset(("meta", "link", "img", "br", "input"))
 
     def __init__(self, html):
         super().__init__()
@@ -547,9 +550,9 @@ def test_page_tells_the_whole_story(page):
     assert [name for name in found if name in order] == order
 
 
-def test_page_makes_no_request_and_runs_nothing(html, page):
+def test_page_makes_no_request_and_runs_its_own_script_alone(html, page):
     for tag, attributes in page.elements:
-        assert tag not in ("script", "iframe", "object", "embed", "base", "form")
+        assert tag not in ("iframe", "object", "embed", "base", "form")
         for name, value in attributes.items():
             assert not name.startswith("on")
             assert name != "style"  # the content security policy forbids it
@@ -565,6 +568,15 @@ def test_page_makes_no_request_and_runs_nothing(html, page):
     )
     assert policy.startswith("default-src 'none';")
     assert f"style-src 'sha256-{digest}'" in policy
+    assert [a for tag, a in page.elements if tag == "script"] == [{}]
+    script = html[html.index("<script>") + 8 : html.index("</script>")]
+    assert script == (report.TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    for way in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval", "Function("):
+        assert way not in script
+    for way in ("fetch(", "XMLHttpRequest", "WebSocket", "sendBeacon", "import("):
+        assert way not in script
     assert "unsafe" not in policy
 
 
@@ -749,6 +761,60 @@ def test_names_are_escaped(content):
     for section in ("", "neurons", "gallery", "method"):
         assert NASTY in page.text[section]
     assert f"picture-{report.slug(NASTY)}" in page.ids()
+
+
+def test_cards_say_what_they_are_filtered_by(content, page):
+    """Names are JSON in an attribute: whatever they hold, they come out as they went in."""
+    cards = [json.loads(a["data-card"]) for _, a in page.elements if "data-card" in a]
+    assert len(cards) == len(content.predictions)
+    clutter = {row["name"]: row["clutter"] for row in content.pictures}
+    for card in cards:
+        (row,) = only(content.predictions, model=card["model"], picture=card["name"])
+        keys = ("predicted_class", "target_class", "label_class")
+        assert card["classes"] == sorted({row[key] for key in keys})
+        assert card["correct"] == ("right" if row["correct"] else "wrong")
+        assert card["clutter"] == clutter[card["name"]]
+        assert card["probability"] == row["predicted_probability"]
+        where = {"method_a": "grad-cam", "method_b": "lime", "metric": "spearman", "control": None}
+        (agreed,) = only(content.agreement, picture=card["name"], **where)
+        assert card["agreement"] == agreed["value"]
+        assert card["methods"] == sorted((*METHODS, "lime"))
+    renamed = [row | {"label_class": NASTY, "correct": None} for row in content.predictions]
+    nasty = Page(report.render_report(replace(content, predictions=renamed), draw_nothing))
+    cards = [json.loads(a["data-card"]) for _, a in nasty.elements if "data-card" in a]
+    assert all(NASTY in card["classes"] and card["correct"] == "unknown" for card in cards)
+    # What all have in common is no filter.
+    names = [a.get("name") for tag, a in nasty.elements if tag == "select"]
+    assert "correct" not in names
+    assert "model" not in names
+    assert "clutter" in names
+
+
+def read_chart(text):
+    """Rows of a chart's CSV, in which a bare ^ stands for the cell above."""
+    rows, above = [], []
+    for row in csv.reader(io.StringIO(text, newline=""), strict=True):
+        above = [up if cell == "^" else cell for cell, up in zip(row, above or row, strict=True)]
+        rows.append(above)
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[1:]]
+
+
+def test_every_chart_carries_its_numbers(content, page):
+    charts = [a for tag, a in page.elements if tag == "svg" and "Means:" in a.get("aria-label", "")]
+    assert len(charts) > 40
+    assert all("data-csv" in attributes for attributes in charts)
+    shown = defaultdict(set)
+    for attributes in (a for tag, a in page.elements if tag == "svg" and "data-csv" in a):
+        rows = read_chart(attributes["data-csv"])
+        assert rows
+        for row in rows:
+            shown[row.get("kind", "curve")].add(float(row.get("value") or row["y"]))
+    for row in content.agreement_summary:
+        for key in ("mean", "low", "high", "ceiling"):
+            assert row[key] is None or row[key] in shown[key]
+    singles = only(content.agreement, control=None, metric="spearman")
+    assert {row["value"] for row in singles} - {None} <= shown["picture"]
+    assert shown["curve"]
 
 
 def test_acts_that_are_off_leave_nothing_behind(content):

@@ -29,6 +29,8 @@ MARKERS = ("D", "o", "s", "^", "v", "P")
 COLORMAP = "inferno"
 """Of heatmaps: perceptually uniform, and in grey still from dark to light."""
 
+_SIZE = 8  # of most type, points
+
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
@@ -40,7 +42,7 @@ _STYLE = {
     "svg.hashsalt": "consilience",
     # A name is text, also where it holds two dollar signs.
     "text.parse_math": False,
-    "font.size": 8,
+    "font.size": _SIZE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
@@ -308,7 +310,8 @@ def plot_levels(
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         axes.set_xlabel(xlabel)
         axes.set_title(title)
-        return _to_svg(figure, name, _say(title, description), tips)
+        table = _tabulate(series, list(zip(labels, chance, strict=False)))
+        return _to_svg(figure, name, _say(title, description), tips, table)
 
 
 def _say(title: str, description: str) -> str:
@@ -351,7 +354,8 @@ def plot_groups(
         axes.set_xlim(*limits)
         axes.grid(axis="x", color=_INK, alpha=0.12, linewidth=0.6)
         axes.spines["left"].set_visible(False)
-        return _to_svg(figure, name, _say(title, description), tips)
+        table = _tabulate(series, [("", chance)])
+        return _to_svg(figure, name, _say(title, description), tips, table)
 
 
 def plot_curves(
@@ -391,7 +395,31 @@ def plot_curves(
         axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
         axes.set_xlabel(xlabel)
         axes.set_title(title)
-        return _to_svg(figure, name, _say(title, description), {})
+        table = [("series", "x", "y")]
+        table += [
+            (one.label, float(x), float(y))
+            for one in curves
+            for x, y in zip(one.xs, one.ys, strict=True)
+        ]
+        return _to_svg(figure, name, _say(title, description), {}, table)
+
+
+def _tabulate(series: Sequence[Series], chance: Sequence[tuple[str, float | None]]) -> list[tuple]:
+    """Return what a chart shows as rows, a value each; ``chance`` by the place it holds for."""
+    rows = [("series", "at", "kind", "name", "value")]
+    for one in series:
+        for group in one.groups:
+            rows += [
+                (one.label, group.label, "picture", name, float(value))
+                for name, value in group.points
+                if value is not None
+            ]
+            for kind in ("mean", "low", "high", "floor", "ceiling"):
+                if (value := getattr(group, kind)) is not None:
+                    name = group.floor_name if kind == "floor" else ""
+                    rows.append((one.label, group.label, kind, name, float(value)))
+    rows += [("", at, "chance", "", float(value)) for at, value in chance if value is not None]
+    return rows
 
 
 def _axes(
@@ -503,8 +531,10 @@ def _draw_series(
     )
 
 
-def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -> str:
-    """Write a figure as an ``<svg>`` element to stand inside a page.
+def _to_svg(
+    figure: Figure, name: str, title: str, tips: dict[str, list[str]], table: list[tuple]
+) -> str:
+    """Write a figure as an ``<svg>`` element to stand inside a page, its data beside it as CSV.
 
     matplotlib writes styles, which a strict content security policy forbids, identifiers that
     several figures on one page would share, and more digits than a screen has.
@@ -533,6 +563,10 @@ def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -
                 element.set(key, f"url(#{rename(found[1])})")
             elif key in ("d", "x", "y", "transform"):
                 element.set(key, _shorten(value))
+        if "d" in element.attrib:
+            element.set("d", re.sub(r" ?([A-Za-z]) ?", r"\1", element.get("d")))
+        if element.get("transform", "").startswith("rotate(-0 "):
+            del element.attrib["transform"]
         if link := element.attrib.pop(f"{{{_XLINK}}}href", None):
             element.set("href", f"#{rename(link[1:])}")
         if mark := element.attrib.pop("id", None):
@@ -542,15 +576,64 @@ def _to_svg(figure: Figure, name: str, title: str, tips: dict[str, list[str]]) -
                     ET.SubElement(use, f"{{{_SVG}}}title").text = said
             if element.tag in (f"{{{_SVG}}}path", f"{{{_SVG}}}clipPath"):
                 element.set("id", rename(mark))
+    for parent in list(root.iter(f"{{{_SVG}}}g")):
+        for child in list(parent):
+            if child.get("fill") == "none" and "stroke" not in child.attrib:
+                parent.remove(child)  # the background, which nobody sees
+    usual = {"font-size": f"{_SIZE}px", "fill": "currentColor"}  # of text, said once
     for element in root.iter():
         _lift_shared(element)
-    for key in ("width", "height"):
+        if element.tag == f"{{{_SVG}}}text":
+            for key, value in usual.items():
+                if element.get(key) == value:
+                    del element.attrib[key]
+    _unwrap(root)
+    root.attrib.update(usual)
+    for key in ("width", "height", "version"):
         root.attrib.pop(key)
     root.set("role", "img")
     root.set("aria-label", title)
+    root.set("data-csv", _write_csv(table))
     root.set("font-family", "system-ui, sans-serif")
     root.set("stroke-linejoin", "round")
-    return ET.tostring(root, encoding="unicode")
+    # Of the attributes only the CSV has lines; HTML takes them as they are.
+    return ET.tostring(root, encoding="unicode").replace("&#10;", "\n")
+
+
+def _unwrap(element: ET.Element) -> None:
+    """Put the children of groups that say nothing in their groups' place; drop empty ones."""
+    kept = []
+    for child in element:
+        _unwrap(child)
+        silent = child.tag == f"{{{_SVG}}}g" and not child.attrib
+        empty = child.tag == f"{{{_SVG}}}defs" and not len(child)
+        kept += list(child) if silent or empty else [child]
+    element[:] = kept
+
+
+def _write_csv(table: list[tuple]) -> str:
+    """Write rows as CSV; a bare ``^`` stands for what the row above says.
+
+    Thousands of points would each say their series and place again; the page's script writes them
+    out. A cell that holds the sign itself is quoted.
+    """
+
+    def quote(cell: str | float) -> str:
+        text = str(cell)
+        if re.search(r'[",\r\n^]|^\s|\s$', text):
+            return '"' + text.replace('"', '""') + '"'
+        return text
+
+    lines, above = [], ()
+    for row in table:
+        same = [
+            number < len(row) - 2 and above[number : number + 1] == (cell,)
+            for number, cell in enumerate(row)
+        ]
+        cells = ("^" if one else quote(cell) for one, cell in zip(same, row, strict=True))
+        lines.append(",".join(cells) + "\n")
+        above = row
+    return "".join(lines)
 
 
 def _shorten(numbers: str) -> str:

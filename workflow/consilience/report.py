@@ -1,8 +1,8 @@
 """Write the report: one self-contained page a study, made from its tables alone.
 
-The page runs no script and makes no request: pictures are data URIs, the style sheet is inline and
-allowed by its hash, everything else is forbidden by a content security policy. Every string is
-escaped by the templates.
+The page makes no request: pictures are data URIs, the style sheet and one script are inline and
+allowed by their hashes, everything else is forbidden by a content security policy. Every string is
+escaped by the templates; the script writes text only, and the page is complete without it.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
     if outline is None and content.lime:
         from .lime_image import outline  # imports LIME, which most of a test does without
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -172,11 +172,13 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
     environment.filters.update(
         fixed=format_fixed, percent=format_percent, p=format_p, slug=slug, question=question_label
     )
-    svg = markupsafe.Markup  # only for what `figures` made and escaped, and the style sheet
+    svg = markupsafe.Markup  # only for what `figures` made and escaped, style sheet and script
     study = content.study
     return environment.get_template("report.html.j2").render(
         style=svg(style),
-        style_digest=digest,
+        style_digest=_digest(style),
+        script=svg(script),
+        script_digest=_digest(script),
         svg=svg,
         study=study,
         asked=_ask(content),
@@ -196,6 +198,11 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         skipped=_skipped(every),
         method=_method(content),
     )
+
+
+def _digest(text: str) -> str:
+    """Return a text's SHA-256 as a content security policy writes it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _ask(content: Content) -> str:

@@ -29,6 +29,8 @@ from .report_evidence import AGREEMENT_MEASURES
 DRAWN = ("positive_only", "negative_only", "hide_rest", "min_weight")
 """What explain_params say of the drawing of LIME's superpixels, beside how many are outlined."""
 
+_CORRECT = {True: "right", False: "wrong", None: "unknown"}
+
 SMALL = 128
 """Pixels of a picture's longer side up to which the page enlarges it without smoothing."""
 
@@ -68,6 +70,7 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
             overlaps[_key(row)][row["method"]] = row["value"]
 
     layered = len({row["layer"] for row in content.heatmaps}) > 1
+    cam = next((method for method in methods if method != "lime"), None)
     features = content.study.get("lime", {}).get("num_features", 5)
     anchors: set[str] = set()
     models = []
@@ -81,6 +84,7 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
             large = figures.shrink(view)  # the page enlarges small ones: a quarter of the bytes
             seen = [
                 {
+                    "method": None,
                     "label": "Picture",
                     "uri": picture_uri(large),
                     "alt": f"The picture as {model} sees it: {about}",
@@ -113,6 +117,18 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
                 anchor += f"-{slug(model)}"
             anchors.add(anchor)
             first = predictions[model, name][0]
+            about_card = {
+                "name": name,
+                "model": model,
+                "classes": sorted({one for row in rows for one in _classes(row)}),
+                "methods": sorted(
+                    {thumb["method"] for row in rows for thumb in row["thumbs"] if thumb["method"]}
+                ),
+                "correct": _CORRECT[first["correct"]],
+                "clutter": picture.get("clutter"),
+                "probability": first["predicted_probability"],
+                "agreement": correlations[_key(first)].get(cam),
+            }
             groups[picture.get("clutter")].append(
                 {
                     **first,
@@ -121,6 +137,7 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
                     "small": max(view.shape[:2]) <= SMALL,
                     "superpixels": limes[_key(first)]["segments"] if _key(first) in limes else None,
                     "chosen": _chosen(first, len(rows)),
+                    "about": about_card,
                 }
             )
         if groups:
@@ -133,12 +150,43 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
             )
     return {
         "models": models,
+        "choices": _choices(models, methods, cam),
         "colour_bar": figures.sample_colormap() if content.heatmaps else None,
         "has_lime": bool(content.lime),
         "stability": _stability(content),
         "has_mask": any(row["mask_visible"] is not None for row in content.views),
         "features": features,
     }
+
+
+def _choices(models: list[dict], methods: list[str], cam: str | None) -> dict:
+    """What the gallery can be filtered and sorted by: only what tells its pictures apart."""
+    cards = [card["about"] for one in models for group in one["groups"] for card in group["cards"]]
+
+    def values(key: str) -> list:
+        found = {card[key] for card in cards} - {None}
+        return sorted(found) if len(found) > 1 else []
+
+    shown = {method for card in cards for method in card["methods"]}
+    ordered = [method for method in (*methods, "lime") if method in shown]
+    classes = {name for card in cards for name in card["classes"]}
+    return {
+        "pictures": len(cards),
+        "models": [one["model"] for one in models] if len(models) > 1 else [],
+        "classes": sorted(classes) if len(classes) > 1 else [],
+        "methods": [(one, method_label(one)) for one in ordered] if len(ordered) > 1 else [],
+        "correct": values("correct"),
+        "clutter": values("clutter"),
+        "agreement": method_label(cam)
+        if any(card["agreement"] is not None for card in cards)
+        else None,
+    }
+
+
+def _classes(prediction: Mapping) -> set[str]:
+    """Return the classes that a prediction is about: predicted, explained and labelled."""
+    keys = ("predicted_class", "target_class", "label_class")
+    return {prediction[key] for key in keys} - {None}
 
 
 def _key(row: Mapping) -> tuple[str, str, int]:
@@ -182,6 +230,7 @@ def _cam_thumb(row, large, target, layered, correlations, overlaps) -> dict:
     if row["method"] in overlaps:
         notes.append(("IoU, mask", overlaps[row["method"]], False))
     return {
+        "method": row["method"],
         "label": f"{label}, {row['layer']}" if layered else label,
         "uri": picture_uri(figures.overlay(large, heat)) if good else None,
         "missing": f"map is {row['status']}",
@@ -198,6 +247,7 @@ def _lime_thumb(row, view, target, draw, overlaps) -> dict:
     if "lime" in overlaps:
         notes.append(("IoU, mask", overlaps["lime"], False))
     return {
+        "method": "lime",
         "label": METHODS["lime"],
         "uri": picture_uri(figures.shrink(draw(view, segments, weights))) if good else None,
         "missing": f"explanation is {row['status']}",
@@ -209,6 +259,7 @@ def _lime_thumb(row, view, target, draw, overlaps) -> dict:
 
 def _mask_thumb(mask, large) -> dict:
     return {
+        "method": None,
         "label": "Known mask",
         "uri": picture_uri(figures.outline_mask(large, mask)),
         "alt": f"Mask of the object, around the {_place_of_mask(mask)}",
