@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
+# Tests run in so many processes, a file each at a time.
+WORKERS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: run test soak lint lock clean help
@@ -16,7 +18,7 @@ run: $(READY)  ## Set up, then run the default study: results/default/report.htm
 	$(BIN)/snakemake --cores $(CORES)
 
 test: $(READY)  ## Set up, then run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 soak: $(READY)  ## Set up, then run what takes too long for `make test`
 	$(BIN)/python -m pytest -m soak
