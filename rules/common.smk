@@ -224,7 +224,9 @@ def sanity_methods(name):
     """The methods whose explanations of a model are held against other weights and classes."""
     methods = STUDY["sanity"]["methods"]
     if methods is None:
-        methods = CAM_METHODS + (["lime"] if ACTS["lime"] else [])
+        methods = CAM_METHODS + ["lime"]
+    # Of an act that is off no method is checked, whichever the default study names.
+    methods = [m for m in methods if ACTS["lime" if m == "lime" else "cam"]]
     # The control takes a layer, which a model that only LIME explains need not have.
     control = ["eigen-cam"] if MODELS[name]["cam_layer"] else []
     return sorted({*methods, *control})

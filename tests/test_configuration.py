@@ -179,17 +179,12 @@ def test_a_folder_of_masks_is_sound(default, tmp_path):
     assert source["masks"] == str(tmp_path / "masks")
 
 
-def test_a_method_that_is_checked_needs_a_layer(default):
+def test_a_model_that_only_lime_explains_needs_no_layer(default):
     study = changed(default, "models.0.cam_layer", None)
-    study["acts"] |= {"cam": False}
-    study["sanity"] = {"methods": ["lime"]}
-    assert resolve_study(study)["sanity"]["methods"] == ["lime"]
-    study["sanity"] = {"methods": ["lime", "hirescam"]}
-    said = r"sanity.methods\[1\]: hirescam needs a layer, and object-net has no cam_layer; name it"
-    with pytest.raises(ConsilienceError, match=said):
+    with pytest.raises(ConsilienceError, match=r"cam_layer: is missing"):
         resolve_study(study)
-    study["acts"] |= {"sanity": False}
-    resolve_study(study)
+    study["acts"] |= {"cam": False}
+    assert "grad-cam" in resolve_study(study)["sanity"]["methods"]  # and is not checked
 
 
 def test_weights_come_from_one_place_or_from_a_function(default):

@@ -592,6 +592,7 @@ def test_csv_quotes_what_needs_it(page):
 
 def test_page_has_no_serious_accessibility_violation(page):
     axe = pytest.importorskip("axe_core_python", reason="axe-core-python is not installed")
+    page.set_script_timeout(600)  # it looks at some ten thousand elements
     page.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
     page.execute_script((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     ask = (

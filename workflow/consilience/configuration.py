@@ -232,13 +232,6 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
             close = difflib.get_close_matches(method, [*cams, "lime"], n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(cams)}, lime"
             yield f"{key}: {_shown(method)} is not known; {hint}"
-        elif study["acts"]["sanity"] and method != "lime":
-            for model in study["models"]:
-                if model["explain"] and not model["cam_layer"]:
-                    yield (
-                        f"{key}: {method} needs a layer, and {model['name']} has no cam_layer; "
-                        "name it, or leave the method out"
-                    )
 
     if study["clip"] is not None:
         given = [key for key, value in study["clip"].items() if value is not None]
