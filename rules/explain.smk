@@ -108,6 +108,7 @@ rule explain_lime:
         LOGS / "explain_lime-{model}-{batch}.log",
     benchmark:
         TIMES / "explain_lime-{model}-{batch}.tsv"
+    priority: 10
     conda:
         "../envs/explain.yaml"
     threads: THREADS
@@ -139,6 +140,8 @@ rule repeat_lime:
         LOGS / "repeat_lime-{model}-{batch}.log",
     benchmark:
         TIMES / "repeat_lime-{model}-{batch}.tsv"
+    # What agreement waits for goes before what only the page waits for.
+    priority: 10
     conda:
         "../envs/explain.yaml"
     threads: THREADS
