@@ -139,12 +139,11 @@ def measure_floor(row: Mapping, seed: int, draws: int = DRAWS) -> float:
 
 def _draw_smooth(row: Mapping, heatmap: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Put a heatmap's values in the order of smooth noise: float64, shape (pixels,)."""
-    import cv2
+    from .controls import order_noise  # imports cv2, which a summary does without
 
-    noise = rng.standard_normal((row["layer_height"], row["layer_width"]), dtype=np.float32)
-    noise = cv2.resize(noise, (row["width"], row["height"]))
     values = np.empty(heatmap.size)
-    values[noise.ravel().argsort(kind="stable")] = np.sort(heatmap, axis=None)
+    grid = row["layer_height"], row["layer_width"]
+    values[order_noise(heatmap.shape, grid, rng)] = np.sort(heatmap, axis=None)
     return values
 
 
