@@ -193,7 +193,7 @@ SUMMARISING = {
         ("lime: {repeats: 2}", AFTER_LIME | AFTER_AGREEING),
         ("agreement: {draws: 3}", AFTER_AGREEING),
         (
-            "faithfulness: {steps: 5}",
+            "faithfulness: {steps: 4}",
             {
                 "measure_faithfulness": 2,
                 "summarise_faithfulness": 1,
