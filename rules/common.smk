@@ -40,6 +40,7 @@ EXPLAINED = EXPLAINED if ACTS["cam"] or ACTS["lime"] else []
 DISSECTED = [name for name, model in MODELS.items() if model["dissect_layers"]]
 DISSECTED = DISSECTED if ACTS["dissect"] else []
 PUBLISHED = STUDY["published"]
+BENCHMARK = STUDY["benchmark"] or {}
 # What pictures that a model is wrong about are drawn with, and whether any picture is rendered.
 WRONG = next((s["wrong"] for s in STUDY["pictures"] if "wrong" in s), {})
 RENDERED = any("world" in s or "wrong" in s for s in STUDY["pictures"])
@@ -304,6 +305,8 @@ def final_tables():
             names += ["faithfulness", "faithfulness_summary"]
         if ACTS["sanity"]:
             names += ["sanity", "sanity_summary"]
+    if BENCHMARK.get("audit"):
+        names += ["audit", "audit_rules"]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 

@@ -169,7 +169,10 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
             if sum(kind in source for source in study[name]) > 1:
                 yield f"{name}: {what} given twice; join the two into one"
 
-    if not study["models"] and not study["published"]:
+    benchmark = study["benchmark"] or {}
+    if benchmark and not has_world:
+        yield "benchmark: this study has no world, whose truth is known; give one"
+    if not study["models"] and not study["published"] and not benchmark.get("audit"):
         yield "models: is empty; give a model, or published descriptions to compare"
     names = [model["name"] for model in (*study["models"], *study["published"])]
     for name in sorted({name for name in names if names.count(name) > 1}):

@@ -44,6 +44,7 @@ from .report_base import (
     slug,
     unique,
 )
+from .report_benchmark import tell_benchmark
 from .report_evidence import (
     AGREEMENT_MEASURES,
     FAITHFULNESS_MEASURES,
@@ -195,6 +196,7 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         questions=tell_questions(content),
         correctness=tell_correctness(content),
         claims=tell_claims(content),
+        benchmark=tell_benchmark(content),
         skipped=_skipped(every),
         method=_method(content),
     )

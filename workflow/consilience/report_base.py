@@ -66,6 +66,8 @@ class Content:
     questions: Rows = ()
     correctness: Rows = ()
     claims: Rows = ()
+    audit: Rows = ()
+    audit_rules: Rows = ()
     explain_params: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)

@@ -573,6 +573,48 @@ CLAIMS = _schema(
 """One row a claim of the original study."""
 
 
+AUDIT = _schema(
+    # The model that the planted explanations are of: planted, whose reasons are known.
+    model=_text,
+    picture=_text,
+    base=_text,
+    # agreement, faithfulness or localization; the metric and, of faithfulness, the fill.
+    family=_text,
+    metric=_text,
+    fill=_optional(_text),
+    # score: as published; against random: the paired difference from random orders.
+    reading=_text,
+    # Which planted explanation.
+    explanation=_text,
+    # Higher is better: of metrics where lower is better with the sign turned.
+    value=_optional(_real),
+    reason=_optional(_text),
+)
+"""Long form. What every metric says of every planted explanation."""
+
+AUDIT_RULES = _schema(
+    model=_text,
+    family=_text,
+    metric=_text,
+    fill=_optional(_text),
+    reading=_text,
+    # explanation must score above, or must not score above (not-above), the other.
+    explanation=_text,
+    rule=_text,
+    other=_text,
+    # Bases with both values, the mean difference, its 95 % interval over bases, and the share of
+    # bases where it is above 0.
+    bases=_index,
+    difference=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    share=_optional(_real),
+    # right, wrong, not told.
+    verdict=_text,
+)
+"""One row a metric and rule: whether the metric ranks two planted explanations rightly."""
+
+
 def _differences(found: pa.Schema, expected: pa.Schema) -> list[str]:
     """Say in words how ``found`` departs from ``expected``; empty when it does not."""
     said = [f"no column {name!r}" for name in expected.names if name not in found.names]
