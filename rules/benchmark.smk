@@ -1,5 +1,46 @@
 # The benchmark: methods and metrics judged by the world's causal truth. Its rules have targets only
 # where the study says `benchmark`.
+from consilience.similarity import SIMILARITIES
+
+BENCH = RESULTS / "benchmark"
+NEURONS = BENCHMARK.get("neurons") or {}
+JUDGED = NEURONS.get("similarities") or list(SIMILARITIES)
+
+
+wildcard_constraints:
+    similarity="|".join(map(re.escape, SIMILARITIES)),
+    crowd="own|planted",
+
+
+def labelled_layers(wildcards):
+    """The layers whose neurons are labelled: those that get planted ones, or all."""
+    layers = MODELS[wildcards.model]["dissect_layers"]
+    if wildcards.crowd == "own" or NEURONS["beside"] is None:
+        return layers
+    return [layer for layer in layers if layer in NEURONS["beside"]]
+
+
+def labelled_activations(wildcards):
+    """Recorded activations, of the layers' own neurons or with planted ones beside them."""
+    if wildcards.crowd == "own":
+        return expand(rules.extract_activations.output, shard=SHARDS, **wildcards)
+    return expand(rules.plant_neurons.output, shard=SHARDS, **wildcards)
+
+
+def settings_of(similarity):
+    """A similarity's parameters, without a temperature that is yet to be chosen."""
+    settings = STUDY["dissection"].get(similarity, {})
+    return ordered({k: v for k, v in settings.items() if v != "absent-words"})
+
+
+def temperature_of(wildcards):
+    """The file of the temperature that is chosen for a similarity, if one is."""
+    similarity = wildcards.similarity
+    if "absent-words" not in STUDY["dissection"].get(similarity, {}).values():
+        return []
+    if similarity == STUDY["dissection"]["similarity"]:
+        return rules.choose_temperature.output
+    return expand(rules.choose_temperature_of.output, similarity=similarity)
 
 
 # No model of the study is asked, so that nothing is waited for.
@@ -32,3 +73,152 @@ rule audit_metrics:
         "Audit every metric on planted explanations"
     script:
         "../workflow/scripts/audit_metrics.py"
+
+
+rule measure_responses:
+    input:
+        check=checked(),
+        weights=model_files,
+        classes=lambda wildcards: class_name_files([wildcards.model]),
+    output:
+        BENCH / "{model}/responses.parquet",
+    log:
+        LOGS / "measure_responses-{model}.log",
+    benchmark:
+        TIMES / "measure_responses-{model}.tsv"
+    conda:
+        "../envs/torch.yaml"
+    threads: THREADS
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(60),
+    params:
+        code=code("measure_responses.py"),
+        model=lambda wildcards: model_spec(wildcards.model),
+        layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        pool=lambda wildcards: MODELS[wildcards.model]["pool"],
+        tokens=lambda wildcards: MODELS[wildcards.model]["tokens"],
+        bases=NEURONS.get("bases"),
+        clutter=NEURONS.get("clutter"),
+        size=WORLD["size"] if WORLD else None,
+        seed=SEED,
+        compute_threads=THREADS,
+    message:
+        "Ask {wildcards.model} about pictures with one factor changed"
+    script:
+        "../workflow/scripts/measure_responses.py"
+
+
+rule plant_neurons:
+    input:
+        activations=rules.extract_activations.output,
+        pictures=RESULTS / "probe/{shard}.parquet",
+    output:
+        BENCH / "{model}/planted-{shard}.parquet",
+    log:
+        LOGS / "plant_neurons-{model}-{shard}.log",
+    benchmark:
+        TIMES / "plant_neurons-{model}-{shard}.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(20),
+    params:
+        code=code("plant_neurons.py"),
+        layers=lambda wildcards: NEURONS["beside"]
+        or MODELS[wildcards.model]["dissect_layers"],
+        seed=SEED,
+    message:
+        "Plant neurons beside those of {wildcards.model} on shard {wildcards.shard}"
+    script:
+        "../workflow/scripts/plant_neurons.py"
+
+
+use rule choose_temperature as choose_temperature_of with:
+    output:
+        BENCH / "temperature-{similarity}.parquet",
+    log:
+        LOGS / "choose_temperature_of-{similarity}.log",
+    benchmark:
+        TIMES / "choose_temperature_of-{similarity}.tsv"
+    params:
+        code=code("choose_temperature.py"),
+        layers=[[name, MODELS[name]["dissect_layers"]] for name in DISSECTED],
+        held_out=STUDY["dissection"]["held_out"],
+        similarity=lambda wildcards: wildcards.similarity,
+        settings=lambda wildcards: settings_of(wildcards.similarity),
+    message:
+        "Choose the temperature of {wildcards.similarity}"
+
+
+# As the study itself labels neurons, by each similarity; planted neurons are labelled beside the
+# real ones in a labelling of their own, so that they have no say in what is said of these.
+use rule label_neurons as label_by with:
+    input:
+        activations=labelled_activations,
+        untrained=lambda wildcards: (
+            expand(rules.extract_untrained.output, shard=SHARDS, **wildcards)
+            if STUDY["dissection"]["untrained"]
+            else []
+        ),
+        pictures=expand(rules.embed_probe.output, shard=SHARDS),
+        concepts=rules.embed_concepts.output.concepts,
+        temperature=temperature_of,
+    output:
+        neurons=BENCH / "{model}/{crowd}-{similarity}.parquet",
+        resampled=temp(BENCH / "{model}/{crowd}-{similarity}-resampled.parquet"),
+        descriptions=BENCH / "{model}/{crowd}-{similarity}.csv",
+    log:
+        LOGS / "label_by-{model}-{crowd}-{similarity}.log",
+    benchmark:
+        TIMES / "label_by-{model}-{crowd}-{similarity}.tsv"
+    params:
+        code=code("label_neurons.py"),
+        layers=labelled_layers,
+        similarity=lambda wildcards: wildcards.similarity,
+        settings=lambda wildcards: settings_of(wildcards.similarity),
+        held_out=STUDY["dissection"]["held_out"],
+        resamples=0,
+        significance=STUDY["dissection"]["significance"],
+        seed=SEED,
+        world_words=STUDY["concepts"] == "world",
+    message:
+        "Label neurons of {wildcards.model} ({wildcards.crowd}) by {wildcards.similarity}"
+
+
+rule judge_dissection:
+    input:
+        responses=expand(rules.measure_responses.output, model=DISSECTED),
+        labels=expand(
+            rules.label_by.output.neurons,
+            model=DISSECTED,
+            similarity=JUDGED,
+            crowd=["own", "planted"],
+        ),
+    output:
+        causal=RESULTS / "tables/causal.parquet",
+        judged=RESULTS / "tables/dissection_truth.parquet",
+    log:
+        LOGS / "judge_dissection.log",
+    benchmark:
+        TIMES / "judge_dissection.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(20),
+    params:
+        code=code("judge_dissection.py"),
+        models=DISSECTED,
+        similarities=JUDGED,
+        bases=NEURONS.get("bases"),
+        clutter=NEURONS.get("clutter"),
+        least=NEURONS.get("least"),
+        seed=SEED,
+    message:
+        "Hold the labels of neurons against their causal truth"
+    script:
+        "../workflow/scripts/judge_dissection.py"

@@ -307,6 +307,8 @@ def final_tables():
             names += ["sanity", "sanity_summary"]
     if BENCHMARK.get("audit"):
         names += ["audit", "audit_rules"]
+    if BENCHMARK.get("neurons"):
+        names += ["causal", "dissection_truth"]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 

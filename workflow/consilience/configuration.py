@@ -134,6 +134,61 @@ def _problems_of_wrong(key: str, wrong: Mapping, study: Mapping) -> Iterator[str
         yield f"{key}: {wrong['model']!r} is not trained on the world; {choice}"
 
 
+def _problems_of_families(models: Sequence[Mapping]) -> Iterator[str]:
+    """Say which nets of one family differ in more than the seed of their training."""
+    first: dict[str, Mapping] = {}
+    for index, model in enumerate(models):
+        if model["family"] is None:
+            continue
+        key = f"models[{index}] ({model['name']}).family"
+        if "train" not in model:
+            yield f"{key}: is of nets that are trained here; give train, or family: null"
+            continue
+        other = first.setdefault(model["family"], model)
+        one, two = (
+            {k: v for k, v in net.items() if k not in ("name", "train", "explain")}
+            | {f"train.{k}": v for k, v in net["train"].items() if k != "seed"}
+            for net in (model, other)
+        )
+        if differing := [name for name in one if one[name] != two.get(name)]:
+            yield (
+                f"{key}: {model['name']!r} and {other['name']!r} differ in {differing[0]}; nets of "
+                "one family differ in train.seed only"
+            )
+        elif model is not other and model["train"]["seed"] == other["train"]["seed"]:
+            yield f"{key}: {model['name']!r} and {other['name']!r} have one train.seed; change one"
+
+
+def _problems_of_benchmark(benchmark: Mapping, study: Mapping) -> Iterator[str]:
+    """Say what the benchmark lacks in this study."""
+    from .similarity import SIMILARITIES  # here, as most studies have no benchmark
+
+    if study["world"] is None:
+        yield "benchmark: this study has no world, whose truth is known; give one"
+    if (neurons := benchmark["neurons"]) is not None:
+        key = "benchmark.neurons"
+        if not study["acts"]["dissect"]:
+            yield f"{key}: acts.dissect is false; set it, or {key}: null"
+        if study["concepts"] != "world" or any("world" not in s for s in study["probe"]):
+            yield f"{key}: needs concepts: world, and probe pictures of the world only"
+        if not study["dissection"]["untrained"] or not study["dissection"]["held_out"]:
+            yield (
+                f"{key}: asks which labels stand; set dissection.untrained: true and "
+                "dissection.held_out above 0"
+            )
+        for index, name in enumerate(neurons["similarities"] or []):
+            if name not in SIMILARITIES:
+                known = ", ".join(SIMILARITIES)
+                yield f"{key}.similarities[{index}]: {name!r} is not known; known are {known}"
+        layers = sorted({name for model in study["models"] for name in model["dissect_layers"]})
+        for index, name in enumerate(neurons["beside"] or []):
+            if name not in layers:
+                yield (
+                    f"{key}.beside[{index}]: no model has {name!r} among its dissect_layers; "
+                    f"there are {', '.join(layers)}"
+                )
+
+
 def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
     """What a schema cannot say: keys that must fit one another, and files that must exist."""
     has_world = study["world"] is not None
@@ -169,9 +224,10 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
             if sum(kind in source for source in study[name]) > 1:
                 yield f"{name}: {what} given twice; join the two into one"
 
+    yield from _problems_of_families(study["models"])
     benchmark = study["benchmark"] or {}
-    if benchmark and not has_world:
-        yield "benchmark: this study has no world, whose truth is known; give one"
+    if benchmark:
+        yield from _problems_of_benchmark(benchmark, study)
     if not study["models"] and not study["published"] and not benchmark.get("audit"):
         yield "models: is empty; give a model, or published descriptions to compare"
     names = [model["name"] for model in (*study["models"], *study["published"])]

@@ -68,6 +68,8 @@ class Content:
     claims: Rows = ()
     audit: Rows = ()
     audit_rules: Rows = ()
+    causal: Rows = ()
+    dissection_truth: Rows = ()
     explain_params: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)

@@ -10,8 +10,16 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from . import audit
-from .report_base import Content, Rows, count_things, describe_measure, join_words, unique
+from . import audit, causal, replication
+from .report_base import (
+    Content,
+    Rows,
+    count_things,
+    describe_measure,
+    format_percent,
+    join_words,
+    unique,
+)
 from .report_evidence import (
     AGREEMENT_MEASURES,
     FAITHFULNESS_MEASURES,
@@ -43,7 +51,7 @@ FEWEST = 10
 
 def tell_benchmark(content: Content) -> dict | None:
     """Return what the section shows; None where the study has no benchmark."""
-    parts = {"audit": _tell_audit(content)}
+    parts = {"audit": _tell_audit(content), "neurons": _tell_neurons(content)}
     if not any(parts.values()):
         return None
     return parts | {"version": VERSION}
@@ -180,3 +188,161 @@ def _say_audit(content: Content, metrics: Rows) -> str:
             f"{join_words(names)}."
         )
     return text
+
+
+# --- dissection against the causal truth ---------------------------------------------------------
+
+ENOUGH, AT_MOST = 0.95, 0.05
+"""Shares that the control asks for: planted concepts found, random neurons with a label that
+stands."""
+
+CONTROLS = {
+    causal.SINGLE: ("Planted, one concept", causal.LABELLED, "recall", ENOUGH),
+    causal.PAIR: ("Planted, one of two concepts", causal.LABELLED, "recall", ENOUGH),
+    causal.RANDOM: ("Random", causal.STANDING, "false_labels", AT_MOST),
+}
+"""By group: what it is called, the labels that count, what is asked and how much of it."""
+
+
+def _tell_neurons(content: Content) -> list[dict]:
+    """By family of nets, what the neurons respond to and how right their labels are."""
+    if not content.dissection_truth:
+        return []
+    families = replication.family_of(content.study["models"])
+    found = []
+    for family in unique(families[row["model"]] for row in content.dissection_truth):
+        judged = [row for row in content.dissection_truth if families[row["model"]] == family]
+        truth = [
+            row
+            for row in content.causal
+            if families.get(row["model"]) == family and row["planted"] is None
+        ]
+        own = [row for row in judged if row["group"] == causal.NEURONS]
+        labels = {
+            name: replication.gather(own, families, name, "layer", "similarity", "labels")
+            for name in ("precision", "recall", "chance")
+        }
+        rows = [
+            {
+                "layer": layer,
+                "similarity": similarity,
+                "chance": labels["chance"][family, layer, similarity, causal.LABELLED],
+                "cells": [
+                    labels[name][family, layer, similarity, selection]
+                    for selection in (causal.LABELLED, causal.STANDING)
+                    for name in ("precision", "recall")
+                ],
+            }
+            for layer, similarity in unique((row["layer"], row["similarity"]) for row in own)
+        ]
+        nets = unique(row["model"] for row in judged)
+        found.append(
+            {
+                "family": family,
+                "scope": replication.say_scope(len(nets)),
+                "finding": _say_neurons(rows, len(nets)),
+                "truth": _summarise_truth(truth),
+                "rows": rows,
+                "controls": _judge_controls(judged, families),
+                "control_finding": _say_controls(judged, content.causal, nets),
+            }
+        )
+    return found
+
+
+def _summarise_truth(rows: Rows) -> list[dict]:
+    """By layer, how many neurons respond to what, in shares of those that vary."""
+    found = []
+    for layer in unique(row["layer"] for row in rows):
+        own = [row for row in rows if row["layer"] == layer and row["status"] == "ok"]
+        if not own:
+            continue
+        first = [row["concepts"][0] for row in own if row["concepts"]]
+        found.append(
+            {
+                "layer": layer,
+                "neurons": len(own),
+                "one": sum(len(row["concepts"]) == 1 for row in own) / len(own),
+                "several": sum(len(row["concepts"]) > 1 for row in own) / len(own),
+                "none": sum(not row["concepts"] for row in own) / len(own),
+                "factors": [
+                    sum(word in words for word in first) / len(own)
+                    for words in causal.FACTORS.values()
+                ],
+            }
+        )
+    return found
+
+
+def _say_neurons(rows: list[dict], nets: int) -> str:
+    """Say which similarity names neurons best, and what it is worth that a label stands."""
+    said = []
+    for layer in unique(row["layer"] for row in rows):
+        own = [row for row in rows if row["layer"] == layer and row["cells"][0].value is not None]
+        if not own:
+            continue
+        best = max(own, key=lambda row: row["cells"][0].value)
+        precision, _, standing, recall = best["cells"]
+        text = (
+            f"in {layer} the labels of {best['similarity']} are right most often, "
+            f"{format_percent(precision.value, 0)} of them"
+        )
+        if standing.value is not None:
+            text += (
+                f", of those that stand {format_percent(standing.value, 0)} (which names "
+                f"{format_percent(recall.value, 0)} of the neurons that have a concept)"
+            )
+        said.append(text)
+    if not said:
+        return "No label could be held against the truth."
+    text = "; ".join(said)
+    return f"{text[0].upper()}{text[1:]}. These numbers are {replication.say_scope(nets)}."
+
+
+def _judge_controls(judged: Rows, families: Mapping[str, str]) -> list[dict]:
+    """By similarity and group of planted neurons, whether the control is passed."""
+    found = []
+    for similarity in unique(row["similarity"] for row in judged):
+        cells = []
+        for group, (label, selection, name, limit) in CONTROLS.items():
+            own = [
+                row
+                for row in judged
+                if (row["similarity"], row["group"], row["labels"])
+                == (similarity, group, selection)
+            ]
+            value = next(iter(replication.gather(own, families, name).values()), None)
+            if value is None or value.value is None:
+                continue
+            passed = value.value >= limit if limit == ENOUGH else value.value <= limit
+            cells.append({"label": label, "value": value.value, "passed": passed})
+        if cells:
+            found.append({"similarity": similarity, "cells": cells})
+    return found
+
+
+def _say_controls(judged: Rows, truth: Rows, nets: list[str]) -> str:
+    """Say whether the experiment and the labels find what was planted."""
+    planted = [row for row in truth if row["planted"] is not None and row["model"] == nets[0]]
+    text = ""
+    if planted:
+        having = [row for row in planted if row["planted_concepts"]]
+        right = sum(set(row["concepts"]) == set(row["planted_concepts"]) for row in having)
+        false = sum(bool(row["concepts"]) for row in planted if not row["planted_concepts"])
+        text = (
+            f"The experiment itself finds exactly what was planted in {right} of {len(having)} "
+            f"planted neurons, and a concept in {false} of {len(planted) - len(having)} random "
+            "ones. "
+        )
+    families = dict.fromkeys((row["model"] for row in judged), "")
+    rows = _judge_controls(judged, families)
+    passing = [row["similarity"] for row in rows if all(cell["passed"] for cell in row["cells"])]
+    if not rows:
+        return text
+    return text + (
+        f"Of {count_things(len(rows), 'similarity function')}, "
+        f"{join_words(passing) if passing else 'none'} "
+        f"{'passes' if len(passing) < 2 else 'pass'} the whole control: at least "
+        f"{format_percent(ENOUGH, 0)} of planted concepts named, at most "
+        f"{format_percent(AT_MOST, 0)} of random neurons with a label that stands."
+    )

@@ -615,6 +615,70 @@ AUDIT_RULES = _schema(
 """One row a metric and rule: whether the metric ranks two planted explanations rightly."""
 
 
+RESPONSES = _schema(
+    # The base picture; the factor that was changed and the value it was given.
+    base=_text,
+    factor=_text,
+    value=_text,
+    layer=_text,
+    # Pooled activations, one value a unit.
+    values=pa.list_(_single),
+)
+"""One row a base picture, factor, value and layer: what neurons answer to changed pictures."""
+
+CAUSAL = _schema(
+    model=_text,
+    # Or planted, for neurons that were planted.
+    layer=_text,
+    unit=_index,
+    # ok, or constant or not-finite over the changed pictures.
+    status=_text,
+    # The true concepts, the one that explains most first, and the share of the response's variance
+    # that each explains alone.
+    concepts=pa.list_(_text),
+    shares=pa.list_(_real),
+    # Shares of the variance that the values of each factor explain together.
+    object_share=_optional(_real),
+    scene_share=_optional(_real),
+    colour_share=_optional(_real),
+    # Of a planted neuron its kind (single, or, random) and what was planted.
+    planted=_optional(_text),
+    planted_concepts=_optional(pa.list_(_text)),
+)
+"""One row a neuron: its true concepts, found by changing one factor of pictures at a time."""
+
+DISSECTION_TRUTH = _schema(
+    model=_text,
+    layer=_text,
+    # neurons (the layer's own), or a kind of planted ones: single, or, random.
+    group=_text,
+    similarity=_text,
+    # Which labels count: all, or those that are said to stand (stands).
+    labels=_text,
+    # Neurons that vary; of these those with a true concept; labels that count; and of these the
+    # right ones.
+    neurons=_index,
+    with_truth=_index,
+    counted=_index,
+    right=_index,
+    # Share of the counted that are right, with its interval over neurons (Wilson); and what labels
+    # dealt out anew would get.
+    precision=_optional(_real),
+    precision_low=_optional(_real),
+    precision_high=_optional(_real),
+    chance=_optional(_real),
+    # Share of the neurons with a true concept that get one of theirs.
+    recall=_optional(_real),
+    recall_low=_optional(_real),
+    recall_high=_optional(_real),
+    # Share of the neurons without a true concept whose label counts.
+    false_labels=_optional(_real),
+    false_labels_low=_optional(_real),
+    false_labels_high=_optional(_real),
+)
+"""One row a model, layer, group of neurons, similarity and kind of labels: dissection judged."""
+
+
 def _differences(found: pa.Schema, expected: pa.Schema) -> list[str]:
     """Say in words how ``found`` departs from ``expected``; empty when it does not."""
     said = [f"no column {name!r}" for name in expected.names if name not in found.names]
