@@ -10,6 +10,7 @@ JUDGED = NEURONS.get("similarities") or list(SIMILARITIES)
 wildcard_constraints:
     similarity="|".join(map(re.escape, SIMILARITIES)),
     crowd="own|planted",
+    other="|".join(MODELS),
 
 
 def labelled_layers(wildcards):
@@ -222,3 +223,165 @@ rule judge_dissection:
         "Hold the labels of neurons against their causal truth"
     script:
         "../workflow/scripts/judge_dissection.py"
+
+
+def explained_files(names, batch=None):
+    """Explanations, what they are of and what changing the pictures did, of several models."""
+    batches = BATCHES if batch is None else [batch]
+
+    def over(place, **also):
+        return expand(RESULTS / place, model=names, batch=batches, **also)
+
+    return {
+        "cams": over(
+            "explain/{model}/cam-{method}-{batch}.parquet", method=CAM_METHODS
+        ),
+        "lime": over("explain/{model}/lime-{batch}.parquet") if ACTS["lime"] else [],
+        "predictions": over("explain/{model}/predictions-{batch}.parquet"),
+        "views": over("explain/{model}/views-{batch}.parquet"),
+        "effects": expand(rules.measure_effects.output, model=names),
+        "pictures": expand(RESULTS / "pictures/{batch}.parquet", batch=batches),
+    }
+
+
+# A job a pair of nets and batch: maps are large.
+rule contrast_models:
+    input:
+        unpack(
+            lambda wildcards: explained_files(
+                [wildcards.model, wildcards.other], wildcards.batch
+            )
+        ),
+    output:
+        BENCH / "contrast-{model}-against-{other}-{batch}.parquet",
+    log:
+        LOGS / "contrast_models-{model}-against-{other}-{batch}.log",
+    benchmark:
+        TIMES / "contrast_models-{model}-against-{other}-{batch}.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(20),
+    params:
+        code=code("contrast_models.py"),
+    message:
+        "Contrast explanations of {wildcards.model} with those of {wildcards.other}, batch {wildcards.batch}"
+    script:
+        "../workflow/scripts/contrast_models.py"
+
+
+rule summarise_contrast:
+    input:
+        [
+            BENCH
+            / f"contrast-{pair['object']}-against-{pair['scene']}-{batch}.parquet"
+            for pair in BENCHMARK.get("contrast", [])
+            for batch in BATCHES
+        ],
+    output:
+        contrast=RESULTS / "tables/contrast.parquet",
+        summary=RESULTS / "tables/contrast_summary.parquet",
+    log:
+        LOGS / "summarise_contrast.log",
+    benchmark:
+        TIMES / "summarise_contrast.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(10),
+    params:
+        code=code("summarise_contrast.py"),
+        bootstrap=STUDY["agreement"]["bootstrap"],
+        seed=SEED,
+    message:
+        "Summarise how far explanations move with the model"
+    script:
+        "../workflow/scripts/summarise_contrast.py"
+
+
+rule judge_trust:
+    input:
+        unpack(lambda wildcards: explained_files([wildcards.model], wildcards.batch)),
+        agreement=rules.compare_explanations.output,
+    output:
+        BENCH / "{model}/trust-{batch}.parquet",
+    log:
+        LOGS / "judge_trust-{model}-{batch}.log",
+    benchmark:
+        TIMES / "judge_trust-{model}-{batch}.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(20),
+    params:
+        code=code("judge_trust.py"),
+    message:
+        "Judge what explanations of {wildcards.model} point at, batch {wildcards.batch}"
+    script:
+        "../workflow/scripts/judge_trust.py"
+
+
+rule calibrate_trust:
+    input:
+        expand(rules.judge_trust.output, model=EXPLAINED, batch=BATCHES),
+    output:
+        trust=RESULTS / "tables/trust.parquet",
+        calibration=RESULTS / "tables/calibration.parquet",
+    log:
+        LOGS / "calibrate_trust.log",
+    benchmark:
+        TIMES / "calibrate_trust.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(20),
+    params:
+        code=code("calibrate_trust.py"),
+        bootstrap=STUDY["agreement"]["bootstrap"],
+        seed=SEED,
+    message:
+        "Calibrate agreement against being right"
+    script:
+        "../workflow/scripts/calibrate_trust.py"
+
+
+def ranked_tables():
+    """The tables that the leaderboard is made from, by name; those that the study has."""
+    names = ["audit_rules", "dissection_truth", "contrast_summary", "trust"]
+    names += ["localization", "faithfulness"]
+    return {path.stem: path for path in final_tables() if path.stem in names}
+
+
+rule rank_entrants:
+    input:
+        **ranked_tables(),
+    output:
+        table=RESULTS / "tables/leaderboard.parquet",
+        csv=RESULTS / "tables/leaderboard.csv",
+    log:
+        LOGS / "rank_entrants.log",
+    benchmark:
+        TIMES / "rank_entrants.tsv"
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(10),
+    params:
+        code=code("rank_entrants.py"),
+        models=[
+            {"name": name, "family": model["family"]} for name, model in MODELS.items()
+        ],
+    message:
+        "Rank methods, similarities and metrics"
+    script:
+        "../workflow/scripts/rank_entrants.py"

@@ -51,6 +51,7 @@ wildcard_constraints:
     shard=r"\d+",
     model="|".join(MODELS),
     method="|".join(map(re.escape, STUDY["cam"]["methods"])),
+    shortcut=r"[0-9.]+",
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
@@ -168,6 +169,19 @@ def clip_files(wildcards=None):
     if clip.get("train"):
         return [RESULTS / "clip/weights.pt"]
     return [clip["path"]] if clip.get("path") else []
+
+
+def training_settings(name):
+    """How a model is trained, without what the pictures are rendered by."""
+    settings = MODELS[name]["train"]
+    return ordered({key: settings[key] for key in settings if key != "shortcut"})
+
+
+def training_files(wildcards):
+    """The pictures that a model is trained on."""
+    shortcut = MODELS[wildcards.model]["train"]["shortcut"]
+    kind = "training" if shortcut is None else f"shortcut-{shortcut}"
+    return [RESULTS / f"world/{kind}-{shard}.npz" for shard in TRAINING_SHARDS]
 
 
 def untrained_spec(name):
@@ -309,6 +323,12 @@ def final_tables():
         names += ["audit", "audit_rules"]
     if BENCHMARK.get("neurons"):
         names += ["causal", "dissection_truth"]
+    if BENCHMARK.get("contrast"):
+        names += ["contrast", "contrast_summary"]
+    if BENCHMARK.get("trust"):
+        names += ["trust", "calibration"]
+    if any(BENCHMARK.values()):
+        names += ["leaderboard"]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 

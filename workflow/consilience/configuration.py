@@ -165,6 +165,8 @@ def _problems_of_benchmark(benchmark: Mapping, study: Mapping) -> Iterator[str]:
 
     if study["world"] is None:
         yield "benchmark: this study has no world, whose truth is known; give one"
+        return
+    yield from _problems_of_explaining(benchmark, study)
     if (neurons := benchmark["neurons"]) is not None:
         key = "benchmark.neurons"
         if not study["acts"]["dissect"]:
@@ -187,6 +189,29 @@ def _problems_of_benchmark(benchmark: Mapping, study: Mapping) -> Iterator[str]:
                     f"{key}.beside[{index}]: no model has {name!r} among its dissect_layers; "
                     f"there are {', '.join(layers)}"
                 )
+
+
+def _problems_of_explaining(benchmark: Mapping, study: Mapping) -> Iterator[str]:
+    """Say what contrast and trust lack in this study."""
+    models, acts = {model["name"]: model for model in study["models"]}, study["acts"]
+    for index, pair in enumerate(benchmark["contrast"]):
+        for tells, name in pair.items():
+            key = f"benchmark.contrast[{index}].{tells}"
+            trained = [m for m in models if models[m].get("train", {}).get("target") == tells]
+            if name not in trained:
+                known = ", ".join(trained) or "none"
+                yield f"{key}: {name!r} is not trained to tell {tells}s; there is {known}"
+            elif not models[name]["explain"]:
+                yield f"{key}: {name!r} is not explained; set its explain: true"
+    asked = [name for name in ("contrast", "trust") if benchmark[name]]
+    for name in asked:
+        key = f"benchmark.{name}"
+        if not study["pictures"] or any("world" not in s for s in study["pictures"]):
+            yield f"{key}: needs pictures of the world, and no others"
+        if not acts["agree"]:
+            yield f"{key}: acts.agree is false; set it, or leave {key} out"
+    if benchmark["trust"] and not (acts["cam"] and acts["lime"] and study["lime"]["repeats"]):
+        yield "benchmark.trust: needs acts.cam, acts.lime and lime.repeats of 1 or more"
 
 
 def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from . import audit, causal, replication
+from . import audit, causal, contrast, figures, leaderboard, replication, trust
 from .report_base import (
     Content,
     Rows,
@@ -18,6 +18,10 @@ from .report_base import (
     describe_measure,
     format_percent,
     join_words,
+    make_legend,
+    method_label,
+    order_methods,
+    slug,
     unique,
 )
 from .report_evidence import (
@@ -51,7 +55,13 @@ FEWEST = 10
 
 def tell_benchmark(content: Content) -> dict | None:
     """Return what the section shows; None where the study has no benchmark."""
-    parts = {"audit": _tell_audit(content), "neurons": _tell_neurons(content)}
+    parts = {
+        "audit": _tell_audit(content),
+        "neurons": _tell_neurons(content),
+        "contrast": _tell_contrast(content),
+        "trust": _tell_trust(content),
+        "boards": _tell_boards(content),
+    }
     if not any(parts.values()):
         return None
     return parts | {"version": VERSION}
@@ -346,3 +356,274 @@ def _say_controls(judged: Rows, truth: Rows, nets: list[str]) -> str:
         f"{format_percent(ENOUGH, 0)} of planted concepts named, at most "
         f"{format_percent(AT_MOST, 0)} of random neurons with a label that stands."
     )
+
+
+# --- the same pictures, two nets -----------------------------------------------------------------
+
+
+def _tell_contrast(content: Content) -> list[dict]:
+    """By family of nets that tell objects, how far each method moves to the scene."""
+    if not content.contrast_summary:
+        return []
+    families = replication.family_of(content.study["models"])
+    rows = [
+        row | {"model": row["object_model"]}
+        for row in content.contrast_summary
+        if row["metric"] == contrast.PRIMARY
+    ]
+    values = {
+        name: replication.gather(rows, families, name, "method", "causal")
+        for name in ("on_object_net", "on_scene_net", "move")
+    }
+    found = []
+    for family in unique(families[row["model"]] for row in rows):
+        own = [row for row in rows if families[row["model"]] == family]
+        methods = order_methods(content, (row["method"] for row in own))
+        entries = [
+            {
+                "label": method_label(method),
+                "causal": causal,
+                "values": [values[name][family, method, causal] for name in values],
+                "nets": [row for row in own if (row["method"], row["causal"]) == (method, causal)],
+            }
+            for method in methods
+            for causal in (False, True)
+        ]
+        found.append(
+            {
+                "family": family,
+                "rows": entries,
+                "finding": _say_contrast(entries),
+            }
+        )
+    return found
+
+
+def _moves(row: Mapping) -> bool | None:
+    """Whether a method moves: over seeds where there are enough, else of the one net."""
+    move = row["values"][2]
+    if move.value is None:
+        return None
+    if move.over_seeds:
+        return move.low > 0
+    lows = [net["low"] for net in row["nets"] if net["move"] is not None]
+    return all(low is not None and low > 0 for low in lows)
+
+
+def _say_contrast(entries: list[dict]) -> str:
+    """Say which methods move with the model, and of how many nets that is said."""
+    known = [row for row in entries if not row["causal"] and row["values"][2].value is not None]
+    if not known:
+        return "There is no picture that both nets are right about: nothing is told."
+    moving = [row for row in known if _moves(row)]
+    still = [row for row in known if not _moves(row)]
+    said = []
+    if moving:
+        best = max(moving, key=lambda row: row["values"][2].value)
+        said.append(
+            f"{join_words(row['label'] for row in moving)} "
+            f"{'moves' if len(moving) == 1 else 'move'} from the object to the scene when the net "
+            f"tells scenes; farthest {best['label']}, by "
+            f"{format_percent(best['values'][2].value, 0)} of its map"
+        )
+    if still:
+        said.append(
+            f"{join_words(row['label'] for row in still)} "
+            f"{'is' if len(still) == 1 else 'are'} not shown to move: "
+            f"{'it lies' if len(still) == 1 else 'they lie'} alike whatever the net tells"
+        )
+    seeds = max(row["values"][2].seeds for row in known)
+    return f"{'. '.join(said)}. This is said {replication.say_scope(seeds)}."
+
+
+# --- agreement and trust -------------------------------------------------------------------------
+
+KINDS = {
+    trust.COUNTERFACTUAL: "Both explanations point at what the model uses",
+    trust.PREDICTION: "The prediction is right",
+}
+
+
+def _tell_trust(content: Content) -> list[dict]:
+    """By family of nets, whether explanations that agree are right."""
+    families = replication.family_of(content.study["models"])
+    found = []
+    for family in unique(families[row["model"]] for row in content.trust):
+        rows = [row for row in content.trust if families[row["model"]] == family]
+        curves = [row for row in content.calibration if families[row["model"]] == family]
+        nets = unique(row["model"] for row in rows)
+        found.append(
+            {
+                "family": family,
+                "scope": replication.say_scope(len(nets)),
+                "matters": _count_matters(rows),
+                "findings": [
+                    _say_trust(rows, cam, len(nets))
+                    for cam in order_methods(content, (row["cam"] for row in rows))
+                ],
+                "kinds": [
+                    {"label": label, **_draw_curves(content, curves, families, family, kind)}
+                    for kind, label in KINDS.items()
+                    if any(row["correct"] == kind for row in curves)
+                ],
+            }
+        )
+    return found
+
+
+def _count_matters(rows: Rows) -> list[dict]:
+    """By condition, what matters to the model, and how often it is right."""
+    found = []
+    for condition in trust.CONDITIONS:
+        # Of one CAM: what matters does not depend on it.
+        own = {
+            (row["model"], row["picture"]): row for row in rows if row["condition"] == condition
+        }.values()
+        if own:
+            known = [row["prediction"] for row in own if row["prediction"] is not None]
+            found.append(
+                {
+                    "condition": condition,
+                    "pictures": len(own),
+                    "right": sum(known) / len(known) if known else None,
+                }
+                | {
+                    what: sum(row["matters"] == what for row in own) / len(own)
+                    for what in (trust.OBJECT, trust.SCENE, trust.NEITHER)
+                }
+            )
+    return found
+
+
+def _say_trust(rows: Rows, cam: str, nets: int) -> str:
+    """Say of LIME and one CAM how often they are wrong together where they agree."""
+    own = [row for row in rows if row["cam"] == cam and row["counterfactual"] is not None]
+    agreeing = [
+        row for row in own if row["corrected"] is not None and row["corrected"] >= trust.HIGH
+    ]
+    wrong = [row for row in agreeing if trust.is_wrong_together(row)]
+    name = f"LIME and {method_label(cam)}"
+    if len(agreeing) < FEWEST:
+        return (
+            f"{name} agree (corrected agreement of {trust.HIGH} or more) on "
+            f"{count_things(len(agreeing), 'picture')} of {len(own)} where it is known what "
+            f"matters, too few to say what their agreement is worth."
+        )
+    text = (
+        f"{name} agree on {len(agreeing)} of {count_things(len(own), 'picture')} where it is known "
+        f"what matters; there both are right in "
+        f"{format_percent(sum(row['counterfactual'] for row in agreeing) / len(agreeing), 0)}"
+    )
+    if wrong:
+        at_object = sum(row["matters"] == trust.SCENE for row in wrong)
+        parts = []
+        if at_object:
+            parts.append(f"{at_object} times both point at the object while the scene decides")
+        if at_object < len(wrong):
+            parts.append(
+                f"{len(wrong) - at_object} times both point at the scene while the object decides"
+            )
+        text += (
+            f", and in {format_percent(len(wrong) / len(agreeing), 0)} they agree and are wrong: "
+            f"{join_words(parts)}"
+        )
+    else:
+        text += ", and never wrong together"
+    others = [row for row in own if row not in agreeing and row["corrected"] is not None]
+    if len(others) >= FEWEST:
+        share = sum(row["counterfactual"] for row in others) / len(others)
+        text += f". Where they do not agree, both are right in {format_percent(share, 0)}"
+    return f"{text}. This is said {replication.say_scope(nets)}."
+
+
+def _draw_curves(content, curves: Rows, families, family: str, kind: str) -> dict:
+    """Draw the calibration curves of one kind, a chart a CAM and a line a condition."""
+    rows = [row for row in curves if row["correct"] == kind]
+    charts, table = [], []
+    for number, cam in enumerate(order_methods(content, (row["cam"] for row in rows))):
+        own = [row for row in rows if row["cam"] == cam]
+        points = replication.gather(own, families, "right", "condition", "bin")
+        aurocs = replication.gather(own, families, "auroc", "condition", "bin")
+        counts = replication.gather(own, families, "pictures", "condition", "bin")
+        bins = range(len(trust.EDGES) - 1)
+        series = []
+        conditions = [
+            name for name in (trust.ALL, *trust.CONDITIONS) if (family, name, None) in points
+        ]
+        for style, condition in enumerate(conditions):
+            found = [points.get((family, condition, place)) for place in bins]
+            series.append(
+                figures.Series(
+                    condition,
+                    [
+                        figures.Group(_bin_label(place), (), *_bounds(found[place]))
+                        for place in bins
+                    ],
+                    style,
+                )
+            )
+            whole, count = (of[family, condition, None] for of in (points, counts))
+            table.append(
+                {
+                    "cam": method_label(cam),
+                    "condition": condition,
+                    "pictures": round(count.value * count.seeds),
+                    "right": whole,
+                    "cells": found,
+                    "auroc": aurocs[family, condition, None],
+                }
+            )
+        charts.append(
+            figures.plot_levels(
+                series,
+                f"trust-{slug(family)}-{kind}-{number}",
+                f"LIME and {method_label(cam)}",
+                "Agreement, corrected for reliability",
+                (0, 1),
+                percent=True,
+                width=4.2,
+                description=f"Share that is right, by corrected agreement: {KINDS[kind]}.",
+            )
+        )
+    bins = [_bin_label(place) for place in range(len(trust.EDGES) - 1)]
+    legend = make_legend(series) if charts else []
+    return {"charts": charts, "legend": legend, "rows": table, "bins": bins}
+
+
+def _bounds(found: replication.Estimate | None) -> tuple[float | None, ...]:
+    """Mean and interval of a point, the interval cut to what a share can be."""
+    if found is None or found.value is None:
+        return None, None, None
+    if found.low is None:
+        return found.value, None, None
+    return found.value, max(found.low, 0.0), min(found.high, 1.0)
+
+
+def _bin_label(place: int) -> str:
+    low, high = trust.EDGES[place], trust.EDGES[place + 1]
+    return f"below {high:g}" if place == 0 else f"{low:g} to {high:g}"
+
+
+# --- the leaderboard -----------------------------------------------------------------------------
+
+BOARD_LABELS = {
+    leaderboard.METHODS: "Explanation methods",
+    leaderboard.SIMILARITIES: "Similarity functions of dissection",
+    leaderboard.METRICS: "Metrics of explanations",
+}
+
+
+def _tell_boards(content: Content) -> list[dict]:
+    """By board, its rows, the best first."""
+    return [
+        {
+            "label": BOARD_LABELS[board],
+            "rows": [
+                {**row, "label": method_label(row["entrant"])}
+                for row in content.leaderboard
+                if row["board"] == board
+            ],
+        }
+        for board in leaderboard.BOARDS
+        if any(row["board"] == board for row in content.leaderboard)
+    ]

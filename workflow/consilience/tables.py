@@ -679,6 +679,121 @@ DISSECTION_TRUTH = _schema(
 """One row a model, layer, group of neurons, similarity and kind of labels: dissection judged."""
 
 
+CONTRAST = _schema(
+    # The net that tells objects and the net that tells scenes, on the same picture.
+    object_model=_text,
+    scene_model=_text,
+    picture=_text,
+    base=_text,
+    clutter=_optional(_index),
+    # Whether both nets are right; and whether it was shown that the object matters to the one and
+    # the scene to the other.
+    right=pa.bool_(),
+    matters=pa.bool_(),
+    method=_text,
+    # Of localisation, against the object's mask.
+    metric=_text,
+    # Of the explanation of either net, and the first less the second.
+    on_object_net=_optional(_real),
+    on_scene_net=_optional(_real),
+    move=_optional(_real),
+    reason=_optional(_text),
+)
+"""Long form. How far each explanation moves from the object to the scene with the model."""
+
+CONTRAST_SUMMARY = _schema(
+    object_model=_text,
+    scene_model=_text,
+    method=_text,
+    metric=_text,
+    # Whether only pictures count where object and scene were shown to matter.
+    causal=pa.bool_(),
+    # Bases and pictures that both nets are right about.
+    bases=_index,
+    pictures=_index,
+    on_object_net=_optional(_real),
+    on_scene_net=_optional(_real),
+    # Mean over bases, with its 95 % interval; and the share of bases where it is above 0.
+    move=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    share=_optional(_real),
+)
+"""One row a pair of nets, method, metric and whether what counts is causal."""
+
+
+TRUST = _schema(
+    model=_text,
+    picture=_text,
+    base=_text,
+    # clean, cluttered, occluded; decorrelated where the scene is not the object's partner.
+    condition=_text,
+    # The CAM that LIME is held against.
+    cam=_text,
+    # Whether the model is right about the picture.
+    prediction=_optional(pa.bool_()),
+    # What was shown to matter to the explained class: object, scene, neither.
+    matters=_text,
+    # What each explanation points at: object, scene; null where it orders nothing.
+    lime_points_at=_optional(_text),
+    cam_points_at=_optional(_text),
+    # Spearman's correlation of the two, its ceiling, and the one over the other.
+    agreement=_optional(_real),
+    ceiling=_optional(_real),
+    corrected=_optional(_real),
+    # Whether both point at what matters; null where neither does, or one points at nothing.
+    counterfactual=_optional(pa.bool_()),
+    # Why there is no corrected agreement, or nothing that is pointed at.
+    reason=_optional(_text),
+)
+"""One row a model, picture and CAM: whether LIME and the CAM agree, and whether they are right."""
+
+CALIBRATION = _schema(
+    model=_text,
+    cam=_text,
+    # What is right: counterfactual (both explanations about the model), prediction (the model).
+    correct=_text,
+    # A condition, or all.
+    condition=_text,
+    # Bin of corrected agreement and its edges; null: all bins.
+    bin=_optional(_index),
+    from_agreement=_optional(_real),
+    to_agreement=_optional(_real),
+    pictures=_index,
+    bases=_index,
+    # Mean corrected agreement, and the share that is right with its 95 % interval over bases.
+    agreement=_real,
+    right=_real,
+    low=_optional(_real),
+    high=_optional(_real),
+    # Of all bins: how well corrected agreement tells right from wrong.
+    auroc=_optional(_real),
+    auroc_low=_optional(_real),
+    auroc_high=_optional(_real),
+)
+"""Calibration curves: how often explanations, or predictions, are right, by agreement."""
+
+
+LEADERBOARD = _schema(
+    # Version of the world: numbers of two versions do not compare.
+    world=_index,
+    # methods, similarities or metrics; the method, similarity or metric.
+    board=_text,
+    entrant=_text,
+    # What is measured, higher being better, and on what: a family of nets, with the layer; or the
+    # family of metrics and the model that explanations were planted of.
+    measure=_text,
+    measured_on=_text,
+    value=_real,
+    # 95 % t interval over training seeds; null below three.
+    low=_optional(_real),
+    high=_optional(_real),
+    # Nets that the value is the mean of; 0 where no net was trained.
+    seeds=_index,
+)
+"""One row an entrant, measure and what it is measured on, the best first."""
+
+
 def _differences(found: pa.Schema, expected: pa.Schema) -> list[str]:
     """Say in words how ``found`` departs from ``expected``; empty when it does not."""
     said = [f"no column {name!r}" for name in expected.names if name not in found.names]
