@@ -169,10 +169,7 @@ def _say_audit(content: Content, metrics: Rows) -> str:
     fooled = [
         row
         for row in metrics
-        if any(
-            failed["explanation"] == audit.FAKE and failed["verdict"] == audit.WRONG
-            for failed in row["failed"]
-        )
+        if any(audit.find_fault(failed) == audit.REWARDED for failed in row["failed"])
     ]
     if fooled:
         names = unique(
