@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, index, provenance
+from consilience import configuration, extensions, index, provenance
 from consilience.errors import ConsilienceError
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -19,6 +19,8 @@ SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
 try:
     STUDY = configuration.resolve_study(config, workflow.configfiles)
+    # What files of the user's register, without running them.
+    REGISTERED = extensions.find_entries(STUDY["extensions"])
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
@@ -102,6 +104,17 @@ def code(script):
     Snakemake itself sees neither modules nor package versions.
     """
     return provenance.digest(SCRIPTS / script)
+
+
+def registered(kind, names):
+    """The files of the user's that register any of these names, with digests of their code."""
+    return extensions.select(REGISTERED, [(kind, name) for name in names])
+
+
+def described_extensions():
+    """What files of the user's register, with their docstrings' words, for the page."""
+    kept = ("kind", "name", "path", "about")
+    return [{key: getattr(entry, key) for key in kept} for entry in REGISTERED]
 
 
 def model_spec(name):
@@ -394,6 +407,8 @@ def agreement_settings():
         used.add("top_fraction")
     if any(name.endswith("-agreement") for name in settings["metrics"]):
         used.add("k")
+    if registered("agreement", settings["metrics"]):
+        used |= {"top_fraction", "k"}  # which a measure of the user's may read
     return ordered({key: settings[key] for key in used})
 
 
@@ -435,6 +450,9 @@ def write_question():
         },
         "target": STUDY["target"],
         "explained": EXPLAINED,
+        "extensions": extensions.select(
+            REGISTERED, [(entry.kind, entry.name) for entry in REGISTERED]
+        ),
     }
     if ACTS["sanity"]:
         question["stages"] = STUDY["sanity"]["stages"]

@@ -11,6 +11,8 @@ import jsonschema
 import yaml
 
 from .errors import ConsilienceError
+from .extensions import Entry, find_entries
+from .registry import KINDS
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
 
@@ -108,6 +110,12 @@ def _describe(error: jsonschema.ValidationError) -> str:
         allowed = [str(item) for item in error.validator_value]
         close = difflib.get_close_matches(str(value), allowed, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it must be one of {', '.join(allowed)}"
+        if kind := error.schema.get("x-registered"):
+            what = f"a {KINDS[kind]} that a file of `extensions` registers"
+            if not allowed:
+                hint = f"it must be {what}"
+            elif not close:
+                hint += f", or {what}"
         return f"{key}: {_shown(value)} is not known; {hint}"
     if rule == "oneOf" and all("required" in option for option in error.validator_value):
         always = error.schema.get("required", ())
@@ -337,7 +345,10 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
             yield "models: none has dissect_layers; name layers, or acts.dissect: false"
         similarity = study["dissection"]["similarity"]
         chosen = study["dissection"].get(similarity, {}).get("a") == "absent-words"
-        if chosen and study["concepts"] != "world":
+        if chosen and similarity not in ("soft-wpmi", "wpmi"):
+            key = f"dissection.{similarity}.a"
+            yield f"{key}: absent-words is for soft-wpmi and wpmi; give a number"
+        elif chosen and study["concepts"] != "world":
             yield (
                 f"dissection.{similarity}.a: absent-words needs concepts: world, whose absent "
                 "words are known; give a number"
@@ -355,6 +366,49 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
         yield "target: labelled needs the true classes; give labels for each folder of pictures"
 
 
+def read_schema(entries: Sequence[Entry] = ()) -> dict:
+    """Read the schema, with the names that files of the user's register among those allowed.
+
+    Raises
+    ------
+    ConsilienceError
+        If one is the library's own, or a key of the section that would hold its settings.
+    """
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    places = {part["x-registered"]: part for part in _walk(schema) if "x-registered" in part}
+    dissection = schema["properties"]["dissection"]["properties"]
+    for entry in entries:
+        place = places[entry.kind]
+        if entry.name in place["enum"] or (entry.kind == "similarity" and entry.name in dissection):
+            what = f"the {KINDS[entry.kind]} {entry.name!r}"
+            raise ConsilienceError(
+                f"{entry.path}, line {entry.line}: {what} has a name of Consilience's own; choose "
+                "another"
+            )
+        if entry.kind == "similarity":
+            # Its settings stand under its own name, and what they may be is its own business.
+            dissection[entry.name] = {
+                "description": f"Settings of {entry.name}, of {entry.path}.",
+                "type": "object",
+                "additionalProperties": False,
+                "default": {},
+                "properties": {name: {} for name in entry.settings},
+            }
+    for entry in entries:
+        # A new list: an alias in the YAML is one and the same object.
+        places[entry.kind]["enum"] = [*places[entry.kind]["enum"], entry.name]
+    return schema
+
+
+def _walk(schema) -> Iterator[Mapping]:
+    """Yield every mapping in a schema."""
+    if isinstance(schema, Mapping):
+        yield schema
+    for part in schema.values() if isinstance(schema, Mapping) else schema:
+        if isinstance(part, Mapping | list):
+            yield from _walk(part)
+
+
 def resolve_study(config: Mapping, files: Sequence[str | Path] = ()) -> dict:
     """Check a study and return it complete.
 
@@ -369,11 +423,15 @@ def resolve_study(config: Mapping, files: Sequence[str | Path] = ()) -> dict:
     Raises
     ------
     ConsilienceError
-        One line a problem, the first that the schema finds before those that need it to fit.
+        One line a problem: the first in a file of ``extensions``, else those that the schema finds,
+        else those that need it to fit.
     """
     for path in files:
         read_yaml(path)
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    named = config.get("extensions")
+    # Anything but a list of texts the schema refuses.
+    known = isinstance(named, list) and all(isinstance(path, str) for path in named)
+    schema = read_schema(find_entries(named) if known else ())
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(validator.iter_errors(config), key=lambda error: _key(error.absolute_path))
     if errors:

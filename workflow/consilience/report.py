@@ -19,6 +19,7 @@ import markupsafe
 import yaml
 
 from .measures import keep_first
+from .registry import KINDS
 from .report_base import (
     FEWEST,
     METHODS,
@@ -522,6 +523,9 @@ def _method(content: Content) -> dict:
     ):
         if is_there:
             measures.append(measure)
+    for entry in content.registered:
+        what = f"{KINDS[entry['kind']]} of {entry['path']}"
+        measures.append(Measure(entry["name"], what, entry["about"]))
     seeds = [("study", content.study.get("seed"))]
     for model in content.study["models"]:
         if model.get("train"):
