@@ -218,13 +218,18 @@ FILES = {
     "ACTIVATIONS": [
         "dissect/<model>/activations-<shard>.parquet",
         "dissect/<model>/untrained-<shard>.parquet",
+        "benchmark/<model>/planted-<shard>.parquet",
     ],
     "EMBEDDINGS": [
         "dissect/pictures-<shard>.parquet",
         "dissect/concepts.parquet",
         "dissect/class_names.parquet",
     ],
-    "NEURONS": ["tables/neurons.parquet", "dissect/<model>/neurons.parquet"],
+    "NEURONS": [
+        "tables/neurons.parquet",
+        "dissect/<model>/neurons.parquet",
+        "benchmark/<model>/<own or planted>-<similarity>.parquet",
+    ],
     "RESAMPLED": ["dissect/<model>/resampled.parquet"],
     "TEMPERATURE": ["tables/temperature.parquet"],
     "CONCEPTS": ["tables/concepts.parquet"],
@@ -250,6 +255,19 @@ FILES = {
     "QUESTIONS": ["tables/questions.parquet"],
     "CORRECTNESS": ["tables/correctness.parquet"],
     "CLAIMS": ["tables/claims.parquet"],
+    "AUDIT": ["tables/audit.parquet"],
+    "AUDIT_RULES": ["tables/audit_rules.parquet"],
+    "RESPONSES": ["benchmark/<model>/responses.parquet"],
+    "CAUSAL": ["tables/causal.parquet"],
+    "DISSECTION_TRUTH": ["tables/dissection_truth.parquet"],
+    "CONTRAST": [
+        "tables/contrast.parquet",
+        "benchmark/contrast-<model>-against-<model>-<batch>.parquet",
+    ],
+    "CONTRAST_SUMMARY": ["tables/contrast_summary.parquet"],
+    "TRUST": ["tables/trust.parquet", "benchmark/<model>/trust-<batch>.parquet"],
+    "CALIBRATION": ["tables/calibration.parquet"],
+    "LEADERBOARD": ["tables/leaderboard.parquet"],
 }
 """Where each table's files lie, the final table first."""
 

@@ -4,11 +4,17 @@ from consilience.similarity import SIMILARITIES
 
 BENCH = RESULTS / "benchmark"
 NEURONS = BENCHMARK.get("neurons") or {}
-JUDGED = NEURONS.get("similarities") or list(SIMILARITIES)
+# All that there is of each kind, the library's and what files of the user's register.
+ADDED = {
+    kind: [entry.name for entry in REGISTERED if entry.kind == kind]
+    for kind in extensions.KINDS
+}
+JUDGED = NEURONS.get("similarities") or [*SIMILARITIES, *ADDED["similarity"]]
+METRIC_KINDS = ("agreement", "faithfulness", "localization")
 
 
 wildcard_constraints:
-    similarity="|".join(map(re.escape, SIMILARITIES)),
+    similarity="|".join(map(re.escape, [*SIMILARITIES, *ADDED["similarity"]])),
     crowd="own|planted",
     other="|".join(MODELS),
 
@@ -64,7 +70,12 @@ rule audit_metrics:
         audit=ordered(BENCHMARK.get("audit")),
         size=WORLD["size"] if WORLD else None,
         agreement={key: STUDY["agreement"][key] for key in ("k", "top_fraction")},
-        faithfulness=ordered(STUDY["faithfulness"]),
+        faithfulness=ordered(STUDY["faithfulness"] | {"extra": ADDED["faithfulness"]}),
+        localization=ADDED["localization"],
+        extensions=extensions.select(
+            REGISTERED,
+            [(kind, name) for kind in METRIC_KINDS for name in ADDED[kind]],
+        ),
         segmentation=lime_settings()["segmentation"],
         segmentation_seed=lime_settings()["segmentation_seed"],
         bootstrap=STUDY["agreement"]["bootstrap"],
@@ -185,6 +196,7 @@ use rule label_neurons as label_by with:
         significance=STUDY["dissection"]["significance"],
         seed=SEED,
         world_words=STUDY["concepts"] == "world",
+        extensions=lambda wildcards: registered("similarity", [wildcards.similarity]),
     message:
         "Label neurons of {wildcards.model} ({wildcards.crowd}) by {wildcards.similarity}"
 

@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from consilience import audit, localization, tables, world
+from consilience import audit, registry, tables, world
 from consilience.planted import EXPLANATIONS
 
 SETTINGS = {
     "agreement": {"top_fraction": 0.2, "k": 5},
     "faithfulness": {"steps": 4, "road": [0.5], "orders": 1, "batch_size": 32},
+    "localization": [],
 }
 
 
@@ -17,10 +18,10 @@ def cut(view):
     return rows * (view.shape[1] // 8) + columns
 
 
-def run_audit(bases=6, seed=0):
+def run_audit(bases=6, seed=0, settings=SETTINGS):
     rows = []
     for picture in world.describe_rows(world.study_pictures(seed, bases, [1]), 64):
-        rows += audit.audit_picture(picture, SETTINGS, seed, cut)
+        rows += audit.audit_picture(picture, settings, seed, cut)
     return rows
 
 
@@ -153,12 +154,42 @@ def test_the_audit_is_the_same_each_time(audited):
     assert run_audit(bases=1) == [row for row in audited if row["base"] == "picture-000"]
 
 
-def test_a_metric_that_is_registered_takes_part(monkeypatch):
-    monkeypatch.setitem(
-        localization.METRICS, "backwards", lambda values, inside: -values[inside].mean()
-    )
-    rows = run_audit(bases=3)
-    found = ranked(rows)["localization", "backwards", None, "score"]
-    told = faults(found)
-    assert told["causal-mask", "shuffled"] == "wrong"
-    assert told["causal-mask", "inverse"] == "wrong"
+@pytest.fixture
+def registered():
+    """A measure of each kind that a user's file registers; all of them backwards."""
+
+    @registry.localization("backwards")
+    def locate(values, inside):
+        return -values[inside].mean()
+
+    @registry.agreement("disagree", higher_agrees=False)
+    def compare(a, b):
+        return float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+
+    @registry.faithfulness("backwards", fill="grey")
+    def remove(picture, values, ranks, ask):
+        (whole, without) = ask(np.stack([picture, np.where(ranks < ranks.size // 4, 0, picture)]))
+        return without - whole
+
+    yield SETTINGS | {
+        "localization": ["backwards"],
+        "faithfulness": SETTINGS["faithfulness"] | {"extra": ["backwards"]},
+    }
+    for kind, name in (
+        ("localization", "backwards"),
+        ("agreement", "disagree"),
+        ("faithfulness", "backwards"),
+    ):
+        registry.forget(kind, name)
+
+
+def test_metrics_that_a_user_registers_take_part(registered):
+    rows = run_audit(bases=3, settings=registered)
+    found = ranked(rows)
+    for key in (
+        ("localization", "backwards", None, "score"),
+        ("agreement", "disagree", None, "score"),
+        ("faithfulness", "backwards", "grey", "score"),
+        ("faithfulness", "backwards", "grey", "against random"),
+    ):
+        assert faults(found[key])["causal-mask", "inverse"] == "wrong", key

@@ -118,6 +118,18 @@ def test_nets_of_one_family_differ_in_their_seed_only(change, said, monkeypatch)
         resolve_study(study)
 
 
+MEASURE = '''"""A measure of a user's."""
+
+from consilience import registry
+
+
+@registry.localization("mean-inside")
+def measure(values, inside):
+    """Mean value inside the mask, over the greatest."""
+    return values[inside].mean() / values.max()
+'''
+
+
 def run(folder, study):
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(study))
@@ -128,7 +140,8 @@ def run(folder, study):
 def test_the_audit_runs_and_is_ranked(tmp_path):
     study = read_yaml(REPOSITORY / "studies/benchmark-audit.yaml") | {"study": "small"}
     study |= {"benchmark": {"audit": {"bases": 2}}, "faithfulness": {"steps": 2, "road": [0.5]}}
-    run(tmp_path, study)
+    (tmp_path / "mine.py").write_text(MEASURE)
+    run(tmp_path, study | {"extensions": ["mine.py"]})
     rules = results(tmp_path, "audit_rules", tables.AUDIT_RULES, study="small")
     board = results(tmp_path, "leaderboard", tables.LEADERBOARD, study="small")
     assert (

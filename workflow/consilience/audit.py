@@ -11,7 +11,7 @@ something else than what the model uses.
   explanation's own values, as this study reads it.
 - *Localisation* is taken against the mask.
 
-All metrics that are registered take part; nobody is asked which.
+All metrics take part, the library's own and those that files of the user's register.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ def score_explanations(
         The explanation that agreement is taken with.
     settings
         ``agreement`` and ``faithfulness`` of the study; of the former ``metrics`` are passed over.
+        ``localization``: names of registered measures that are asked beside the library's own.
     seed, name
         Of random orders, and of the picture.
 
@@ -124,7 +125,7 @@ def score_explanations(
             value, reason = comparison.compare(agreement.LIME, explanation, metric)
             rows.append(_row(AGREEMENT, metric, None, SCORE, explanation, value, reason, sign))
     for explanation, found in explanations.items():
-        for row in localization.score_localization(found, mask):
+        for row in localization.score_localization(found, mask, settings["localization"]):
             if row["metric"] in localization.METRICS:  # an offset is no score
                 what = (LOCALIZATION, row["metric"], None, SCORE, explanation)
                 rows.append(_row(*what, row["value"], row["reason"]))
@@ -137,7 +138,7 @@ def score_explanations(
         name,
         find_grids(explanations),
     ):
-        sign = 1 if faithfulness.HIGHER_IS_BETTER[row["metric"]] else -1
+        sign = 1 if faithfulness.METRICS[row["metric"]].higher_is_better else -1
         reason = row.get("reason")
         for reading, value, turn in (
             (SCORE, row.get("value"), sign),

@@ -167,10 +167,8 @@ def _problems_of_families(models: Sequence[Mapping]) -> Iterator[str]:
             yield f"{key}: {model['name']!r} and {other['name']!r} have one train.seed; change one"
 
 
-def _problems_of_benchmark(benchmark: Mapping, study: Mapping) -> Iterator[str]:
+def _problems_of_benchmark(benchmark: Mapping, study: Mapping, schema: Mapping) -> Iterator[str]:
     """Say what the benchmark lacks in this study."""
-    from .similarity import SIMILARITIES  # here, as most studies have no benchmark
-
     if study["world"] is None:
         yield "benchmark: this study has no world, whose truth is known; give one"
         return
@@ -186,9 +184,10 @@ def _problems_of_benchmark(benchmark: Mapping, study: Mapping) -> Iterator[str]:
                 f"{key}: asks which labels stand; set dissection.untrained: true and "
                 "dissection.held_out above 0"
             )
+        similarities = schema["properties"]["dissection"]["properties"]["similarity"]["enum"]
         for index, name in enumerate(neurons["similarities"] or []):
-            if name not in SIMILARITIES:
-                known = ", ".join(SIMILARITIES)
+            if name not in similarities:
+                known = ", ".join(similarities)
                 yield f"{key}.similarities[{index}]: {name!r} is not known; known are {known}"
         layers = sorted({name for model in study["models"] for name in model["dissect_layers"]})
         for index, name in enumerate(neurons["beside"] or []):
@@ -260,7 +259,7 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
     yield from _problems_of_families(study["models"])
     benchmark = study["benchmark"] or {}
     if benchmark:
-        yield from _problems_of_benchmark(benchmark, study)
+        yield from _problems_of_benchmark(benchmark, study, schema)
     if not study["models"] and not study["published"] and not benchmark.get("audit"):
         yield "models: is empty; give a model, or published descriptions to compare"
     names = [model["name"] for model in (*study["models"], *study["published"])]

@@ -20,7 +20,7 @@ import numpy as np
 
 from .errors import ConsilienceError
 from .images import decode_png
-from .localization import METRICS, score_localization
+from .localization import OURS, score_localization
 from .measures import Explanation, bootstrap_mean
 
 PRIMARY = "mass-inside"
@@ -126,7 +126,7 @@ def measure_contrast(
                     f"{name}, {method}: {objects.name} and {scenes.name} are contrasted on one "
                     f"geometry, but {error}"
                 ) from None
-            for metric in METRICS:
+            for metric in OURS:
                 pair = [found[metric] for found in scored]
                 values = [row["value"] for row in pair]
                 reasons = [row["reason"] for row in pair if row["reason"]]

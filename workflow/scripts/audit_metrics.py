@@ -1,12 +1,17 @@
 """Score planted explanations by every metric, and say which metrics rank them rightly."""
 
-from consilience import audit, lime_image, steps, tables, world
+from consilience import audit, extensions, lime_image, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
+    extensions.load(params.extensions)
     steps.set_threads(params.compute_threads)
     cut = lime_image.make_segmentation(params.segmentation, params.segmentation_seed)
-    settings = {"agreement": params.agreement, "faithfulness": params.faithfulness}
+    settings = {
+        "agreement": params.agreement,
+        "faithfulness": params.faithfulness,
+        "localization": params.localization,
+    }
     pictures = world.study_pictures(params.seed, params.audit["bases"], params.audit["clutter"])
     rows = []
     for picture in world.describe_rows(pictures, params.size):
