@@ -1,53 +1,5 @@
 # The benchmark: methods and metrics judged by the world's causal truth. Its rules have targets only
 # where the study says `benchmark`.
-from consilience.similarity import SIMILARITIES
-
-BENCH = RESULTS / "benchmark"
-NEURONS = BENCHMARK.get("neurons") or {}
-# All that there is of each kind, the library's and what files of the user's register.
-ADDED = {
-    kind: [entry.name for entry in REGISTERED if entry.kind == kind]
-    for kind in extensions.KINDS
-}
-JUDGED = NEURONS.get("similarities") or [*SIMILARITIES, *ADDED["similarity"]]
-METRIC_KINDS = ("agreement", "faithfulness", "localization")
-
-
-wildcard_constraints:
-    similarity="|".join(map(re.escape, [*SIMILARITIES, *ADDED["similarity"]])),
-    crowd="own|planted",
-    other="|".join(MODELS),
-
-
-def labelled_layers(wildcards):
-    """The layers whose neurons are labelled: those that get planted ones, or all."""
-    layers = MODELS[wildcards.model]["dissect_layers"]
-    if wildcards.crowd == "own" or NEURONS["beside"] is None:
-        return layers
-    return [layer for layer in layers if layer in NEURONS["beside"]]
-
-
-def labelled_activations(wildcards):
-    """Recorded activations, of the layers' own neurons or with planted ones beside them."""
-    if wildcards.crowd == "own":
-        return expand(rules.extract_activations.output, shard=SHARDS, **wildcards)
-    return expand(rules.plant_neurons.output, shard=SHARDS, **wildcards)
-
-
-def settings_of(similarity):
-    """A similarity's parameters, without a temperature that is yet to be chosen."""
-    settings = STUDY["dissection"].get(similarity, {})
-    return ordered({k: v for k, v in settings.items() if v != "absent-words"})
-
-
-def temperature_of(wildcards):
-    """The file of the temperature that is chosen for a similarity, if one is."""
-    similarity = wildcards.similarity
-    if "absent-words" not in STUDY["dissection"].get(similarity, {}).values():
-        return []
-    if similarity == STUDY["dissection"]["similarity"]:
-        return rules.choose_temperature.output
-    return expand(rules.choose_temperature_of.output, similarity=similarity)
 
 
 # No model of the study is asked, so that nothing is waited for.
@@ -72,10 +24,7 @@ rule audit_metrics:
         agreement={key: STUDY["agreement"][key] for key in ("k", "top_fraction")},
         faithfulness=ordered(STUDY["faithfulness"] | {"extra": ADDED["faithfulness"]}),
         localization=ADDED["localization"],
-        extensions=extensions.select(
-            REGISTERED,
-            [(kind, name) for kind in METRIC_KINDS for name in ADDED[kind]],
-        ),
+        extensions=added_metrics(),
         segmentation=lime_settings()["segmentation"],
         segmentation_seed=lime_settings()["segmentation_seed"],
         bootstrap=STUDY["agreement"]["bootstrap"],
@@ -237,25 +186,6 @@ rule judge_dissection:
         "../workflow/scripts/judge_dissection.py"
 
 
-def explained_files(names, batch=None):
-    """Explanations, what they are of and what changing the pictures did, of several models."""
-    batches = BATCHES if batch is None else [batch]
-
-    def over(place, **also):
-        return expand(RESULTS / place, model=names, batch=batches, **also)
-
-    return {
-        "cams": over(
-            "explain/{model}/cam-{method}-{batch}.parquet", method=CAM_METHODS
-        ),
-        "lime": over("explain/{model}/lime-{batch}.parquet") if ACTS["lime"] else [],
-        "predictions": over("explain/{model}/predictions-{batch}.parquet"),
-        "views": over("explain/{model}/views-{batch}.parquet"),
-        "effects": expand(rules.measure_effects.output, model=names),
-        "pictures": expand(RESULTS / "pictures/{batch}.parquet", batch=batches),
-    }
-
-
 # A job a pair of nets and batch: maps are large.
 rule contrast_models:
     input:
@@ -363,13 +293,6 @@ rule calibrate_trust:
         "Calibrate agreement against being right"
     script:
         "../workflow/scripts/calibrate_trust.py"
-
-
-def ranked_tables():
-    """The tables that the leaderboard is made from, by name; those that the study has."""
-    names = ["audit_rules", "dissection_truth", "contrast_summary", "trust"]
-    names += ["localization", "faithfulness"]
-    return {path.stem: path for path in final_tables() if path.stem in names}
 
 
 rule rank_entrants:

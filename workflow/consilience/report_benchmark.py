@@ -21,7 +21,6 @@ from .report_base import (
     make_legend,
     method_label,
     order_methods,
-    slug,
     unique,
 )
 from .report_evidence import (
@@ -445,7 +444,7 @@ def _tell_trust(content: Content) -> list[dict]:
     """By family of nets, whether explanations that agree are right."""
     families = replication.family_of(content.study["models"])
     found = []
-    for family in unique(families[row["model"]] for row in content.trust):
+    for number, family in enumerate(unique(families[row["model"]] for row in content.trust)):
         rows = [row for row in content.trust if families[row["model"]] == family]
         curves = [row for row in content.calibration if families[row["model"]] == family]
         nets = unique(row["model"] for row in rows)
@@ -459,7 +458,10 @@ def _tell_trust(content: Content) -> list[dict]:
                     for cam in order_methods(content, (row["cam"] for row in rows))
                 ],
                 "kinds": [
-                    {"label": label, **_draw_curves(content, curves, families, family, kind)}
+                    {
+                        "label": label,
+                        **_draw_curves(content, curves, families, kind, f"trust-{number}-{kind}"),
+                    }
                     for kind, label in KINDS.items()
                     if any(row["correct"] == kind for row in curves)
                 ],
@@ -533,58 +535,77 @@ def _say_trust(rows: Rows, cam: str, nets: int) -> str:
     return f"{text}. This is said {replication.say_scope(nets)}."
 
 
-def _draw_curves(content, curves: Rows, families, family: str, kind: str) -> dict:
-    """Draw the calibration curves of one kind, a chart a CAM and a line a condition."""
+def _draw_curves(
+    content: Content, curves: Rows, families: Mapping[str, str], kind: str, name: str
+) -> dict:
+    """Draw the calibration curves of one family and kind: a chart a CAM, a line a condition."""
     rows = [row for row in curves if row["correct"] == kind]
-    charts, table = [], []
-    for number, cam in enumerate(order_methods(content, (row["cam"] for row in rows))):
-        own = [row for row in rows if row["cam"] == cam]
-        points = replication.gather(own, families, "right", "condition", "bin")
-        aurocs = replication.gather(own, families, "auroc", "condition", "bin")
-        counts = replication.gather(own, families, "pictures", "condition", "bin")
-        bins = range(len(trust.EDGES) - 1)
-        series = []
-        conditions = [
-            name for name in (trust.ALL, *trust.CONDITIONS) if (family, name, None) in points
-        ]
-        for style, condition in enumerate(conditions):
-            found = [points.get((family, condition, place)) for place in bins]
-            series.append(
+    found = {
+        column: {
+            key[1:]: estimate
+            for key, estimate in replication.gather(
+                rows, families, column, "cam", "condition", "bin"
+            ).items()
+        }
+        for column in ("right", "auroc", "pictures")
+    }
+    bins = range(len(trust.EDGES) - 1)
+    cams = order_methods(content, (row["cam"] for row in rows))
+    charts = [
+        figures.plot_levels(
+            [
                 figures.Series(
                     condition,
                     [
-                        figures.Group(_bin_label(place), (), *_bounds(found[place]))
+                        figures.Group(
+                            _bin_label(place),
+                            (),
+                            *_bounds(found["right"].get((cam, condition, place))),
+                        )
                         for place in bins
                     ],
                     style,
                 )
-            )
-            whole, count = (of[family, condition, None] for of in (points, counts))
-            table.append(
-                {
-                    "cam": method_label(cam),
-                    "condition": condition,
-                    "pictures": round(count.value * count.seeds),
-                    "right": whole,
-                    "cells": found,
-                    "auroc": aurocs[family, condition, None],
-                }
-            )
-        charts.append(
-            figures.plot_levels(
-                series,
-                f"trust-{slug(family)}-{kind}-{number}",
-                f"LIME and {method_label(cam)}",
-                "Agreement, corrected for reliability",
-                (0, 1),
-                percent=True,
-                width=4.2,
-                description=f"Share that is right, by corrected agreement: {KINDS[kind]}.",
-            )
+                for style, condition in enumerate(trust.CONDITIONS)
+                if (cam, condition, None) in found["right"]
+            ],
+            f"{name}-{number}",
+            f"LIME and {method_label(cam)}",
+            "Agreement, corrected for reliability",
+            (0, 1),
+            percent=True,
+            width=4.2,
+            description=f"Share that is right, by corrected agreement: {KINDS[kind]}.",
         )
-    bins = [_bin_label(place) for place in range(len(trust.EDGES) - 1)]
-    legend = make_legend(series) if charts else []
-    return {"charts": charts, "legend": legend, "rows": table, "bins": bins}
+        for number, cam in enumerate(cams)
+    ]
+    table = [
+        {
+            "cam": method_label(cam),
+            "condition": condition,
+            "pictures": round(count.value * count.seeds),
+            "right": found["right"][cam, condition, None],
+            "cells": [found["right"].get((cam, condition, place)) for place in bins],
+            "auroc": found["auroc"][cam, condition, None],
+        }
+        for cam in cams
+        for condition in (trust.ALL, *trust.CONDITIONS)
+        if (count := found["pictures"].get((cam, condition, None))) is not None
+    ]
+    present = {row["condition"] for row in rows}
+    legend = make_legend(
+        [
+            figures.Series(condition, (), style)
+            for style, condition in enumerate(trust.CONDITIONS)
+            if condition in present
+        ]
+    )
+    return {
+        "charts": charts,
+        "legend": legend,
+        "rows": table,
+        "bins": [_bin_label(place) for place in bins],
+    }
 
 
 def _bounds(found: replication.Estimate | None) -> tuple[float | None, ...]:
