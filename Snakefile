@@ -29,6 +29,7 @@ if not UNREADY:  # while files are missing, fetching them is all there is to do
     include: "rules/sanity.smk"
     include: "rules/truth.smk"
     include: "rules/judge.smk"
+    include: "rules/benchmark.smk"
     include: "rules/report.smk"
 
 

@@ -24,6 +24,7 @@ rule compare_explanations:
         code=code("compare_explanations.py"),
         settings=agreement_settings(),
         seed=SEED,
+        extensions=registered("agreement", STUDY["agreement"]["metrics"]),
     message:
         "Compare the explanations of batch {wildcards.batch} of {wildcards.model}"
     script:
@@ -102,6 +103,8 @@ rule summarise_agreement:
         code=code("summarise_agreement.py"),
         bootstrap=STUDY["agreement"]["bootstrap"],
         seed=SEED,
+        # Which say whether a higher value agrees.
+        extensions=registered("agreement", STUDY["agreement"]["metrics"]),
     message:
         "Summarise agreement over the pictures"
     script:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, index, provenance
+from consilience import configuration, extensions, index, provenance
 from consilience.errors import ConsilienceError
+from consilience.similarity import SIMILARITIES
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
@@ -19,6 +20,8 @@ SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
 try:
     STUDY = configuration.resolve_study(config, workflow.configfiles)
+    # What files of the user's register, without running them.
+    REGISTERED = extensions.find_entries(STUDY["extensions"])
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
@@ -40,6 +43,15 @@ EXPLAINED = EXPLAINED if ACTS["cam"] or ACTS["lime"] else []
 DISSECTED = [name for name, model in MODELS.items() if model["dissect_layers"]]
 DISSECTED = DISSECTED if ACTS["dissect"] else []
 PUBLISHED = STUDY["published"]
+BENCHMARK = STUDY["benchmark"] or {}
+BENCH = RESULTS / "benchmark"
+NEURONS = BENCHMARK.get("neurons") or {}
+# All names that files of the user's register, by kind: the benchmark judges every one.
+ADDED = {
+    kind: [entry.name for entry in REGISTERED if entry.kind == kind]
+    for kind in extensions.KINDS
+}
+JUDGED = NEURONS.get("similarities") or [*SIMILARITIES, *ADDED["similarity"]]
 # What pictures that a model is wrong about are drawn with, and whether any picture is rendered.
 WRONG = next((s["wrong"] for s in STUDY["pictures"] if "wrong" in s), {})
 RENDERED = any("world" in s or "wrong" in s for s in STUDY["pictures"])
@@ -50,6 +62,10 @@ wildcard_constraints:
     shard=r"\d+",
     model="|".join(MODELS),
     method="|".join(map(re.escape, STUDY["cam"]["methods"])),
+    shortcut=r"[0-9.]+",
+    similarity="|".join(map(re.escape, [*SIMILARITIES, *ADDED["similarity"]])),
+    crowd="own|planted",
+    other="|".join(MODELS),
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
@@ -100,6 +116,17 @@ def code(script):
     Snakemake itself sees neither modules nor package versions.
     """
     return provenance.digest(SCRIPTS / script)
+
+
+def registered(kind, names):
+    """The files of the user's that register any of these names, with digests of their code."""
+    return extensions.select(REGISTERED, [(kind, name) for name in names])
+
+
+def described_extensions():
+    """What files of the user's register, with their docstrings' words, for the page."""
+    kept = ("kind", "name", "path", "about")
+    return [{key: getattr(entry, key) for key in kept} for entry in REGISTERED]
 
 
 def model_spec(name):
@@ -167,6 +194,19 @@ def clip_files(wildcards=None):
     if clip.get("train"):
         return [RESULTS / "clip/weights.pt"]
     return [clip["path"]] if clip.get("path") else []
+
+
+def training_settings(name):
+    """How a model is trained, without what the pictures are rendered by."""
+    settings = MODELS[name]["train"]
+    return ordered({key: settings[key] for key in settings if key != "shortcut"})
+
+
+def training_files(wildcards):
+    """The pictures that a model is trained on."""
+    shortcut = MODELS[wildcards.model]["train"]["shortcut"]
+    kind = "training" if shortcut is None else f"shortcut-{shortcut}"
+    return [RESULTS / f"world/{kind}-{shard}.npz" for shard in TRAINING_SHARDS]
 
 
 def untrained_spec(name):
@@ -304,6 +344,16 @@ def final_tables():
             names += ["faithfulness", "faithfulness_summary"]
         if ACTS["sanity"]:
             names += ["sanity", "sanity_summary"]
+    if BENCHMARK.get("audit"):
+        names += ["audit", "audit_rules"]
+    if BENCHMARK.get("neurons"):
+        names += ["causal", "dissection_truth"]
+    if BENCHMARK.get("contrast"):
+        names += ["contrast", "contrast_summary"]
+    if BENCHMARK.get("trust"):
+        names += ["trust", "calibration"]
+    if any(BENCHMARK.values()):
+        names += ["leaderboard"]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 
@@ -369,7 +419,74 @@ def agreement_settings():
         used.add("top_fraction")
     if any(name.endswith("-agreement") for name in settings["metrics"]):
         used.add("k")
+    if registered("agreement", settings["metrics"]):
+        used |= {"top_fraction", "k"}  # which a measure of the user's may read
     return ordered({key: settings[key] for key in used})
+
+
+def added_metrics():
+    """The files of the user's that register metrics of explanations."""
+    kinds = ("agreement", "faithfulness", "localization")
+    return extensions.select(
+        REGISTERED, [(kind, name) for kind in kinds for name in ADDED[kind]]
+    )
+
+
+def labelled_layers(wildcards):
+    """The layers whose neurons are labelled: those that get planted ones, or all."""
+    layers = MODELS[wildcards.model]["dissect_layers"]
+    if wildcards.crowd == "own" or NEURONS["beside"] is None:
+        return layers
+    return [layer for layer in layers if layer in NEURONS["beside"]]
+
+
+def labelled_activations(wildcards):
+    """Recorded activations, of the layers' own neurons or with planted ones beside them."""
+    if wildcards.crowd == "own":
+        return expand(rules.extract_activations.output, shard=SHARDS, **wildcards)
+    return expand(rules.plant_neurons.output, shard=SHARDS, **wildcards)
+
+
+def settings_of(similarity):
+    """A similarity's parameters, without a temperature that is yet to be chosen."""
+    settings = STUDY["dissection"].get(similarity, {})
+    return ordered({k: v for k, v in settings.items() if v != "absent-words"})
+
+
+def temperature_of(wildcards):
+    """The file of the temperature that is chosen for a similarity, if one is."""
+    similarity = wildcards.similarity
+    if "absent-words" not in STUDY["dissection"].get(similarity, {}).values():
+        return []
+    if similarity == STUDY["dissection"]["similarity"]:
+        return rules.choose_temperature.output
+    return expand(rules.choose_temperature_of.output, similarity=similarity)
+
+
+def explained_files(names, batch=None):
+    """Explanations, what they are of and what changing the pictures did, of several models."""
+    batches = BATCHES if batch is None else [batch]
+
+    def over(place, **also):
+        return expand(RESULTS / place, model=names, batch=batches, **also)
+
+    return {
+        "cams": over(
+            "explain/{model}/cam-{method}-{batch}.parquet", method=CAM_METHODS
+        ),
+        "lime": over("explain/{model}/lime-{batch}.parquet") if ACTS["lime"] else [],
+        "predictions": over("explain/{model}/predictions-{batch}.parquet"),
+        "views": over("explain/{model}/views-{batch}.parquet"),
+        "effects": expand(rules.measure_effects.output, model=names),
+        "pictures": expand(RESULTS / "pictures/{batch}.parquet", batch=batches),
+    }
+
+
+def ranked_tables():
+    """The tables that the leaderboard is made from, by name; those that the study has."""
+    names = ["audit_rules", "dissection_truth", "contrast_summary", "trust"]
+    names += ["localization", "faithfulness"]
+    return {path.stem: path for path in final_tables() if path.stem in names}
 
 
 def report_parts(wildcards):
@@ -410,6 +527,9 @@ def write_question():
         },
         "target": STUDY["target"],
         "explained": EXPLAINED,
+        "extensions": extensions.select(
+            REGISTERED, [(entry.kind, entry.name) for entry in REGISTERED]
+        ),
     }
     if ACTS["sanity"]:
         question["stages"] = STUDY["sanity"]["stages"]

@@ -183,6 +183,7 @@ rule label_neurons:
         significance=STUDY["dissection"]["significance"],
         seed=SEED,
         world_words=STUDY["concepts"] == "world",
+        extensions=registered("similarity", [STUDY["dissection"]["similarity"]]),
     message:
         "Label the neurons of {wildcards.model}"
     script:

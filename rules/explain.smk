@@ -62,6 +62,7 @@ rule explain_cam:
         layers=lambda wildcards: cam_layers(wildcards.model),
         batch_size=STUDY["cam"]["batch_size"],
         compute_threads=THREADS,
+        extensions=lambda wildcards: registered("cam", [wildcards.method]),
     message:
         "Explain batch {wildcards.batch} of {wildcards.model} with {wildcards.method}"
     script:

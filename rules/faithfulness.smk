@@ -26,6 +26,7 @@ rule measure_faithfulness:
         settings=ordered(STUDY["faithfulness"]),
         seed=SEED,
         compute_threads=THREADS,
+        extensions=registered("faithfulness", STUDY["faithfulness"]["extra"]),
     message:
         "Measure how faithful the explanations of batch {wildcards.batch} are to {wildcards.model}"
     script:
@@ -53,6 +54,8 @@ rule summarise_faithfulness:
         code=code("summarise_faithfulness.py"),
         bootstrap=STUDY["agreement"]["bootstrap"],
         seed=SEED,
+        # Which say whether a higher value is more faithful.
+        extensions=registered("faithfulness", STUDY["faithfulness"]["extra"]),
     message:
         "Summarise over the pictures how faithful the explanations are"
     script:

@@ -24,6 +24,7 @@ rule write_report:
     params:
         code=code("write_report.py"),
         study=ordered(STUDY),
+        registered=described_extensions(),
     message:
         "Write the report"
     script:

@@ -39,6 +39,7 @@ rule check_sanity:
         batch_size=STUDY["cam"]["batch_size"],
         seed=SEED,
         compute_threads=THREADS,
+        extensions=lambda wildcards: registered("cam", sanity_methods(wildcards.model)),
     message:
         "Explain {wildcards.model} with randomised weights"
     script:

@@ -84,6 +84,8 @@ rule score_localization:
     params:
         code=code("score_localization.py"),
         tells=lambda wildcards: tells(wildcards.model),
+        extra=STUDY["localization"]["extra"],
+        extensions=registered("localization", STUDY["localization"]["extra"]),
     message:
         "Score the explanations of batch {wildcards.batch} of {wildcards.model}"
     script:

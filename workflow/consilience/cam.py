@@ -44,6 +44,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from .activations import in_proportion
 from .classifiers import Classifier, nearest
 from .errors import ConsilienceError
+from .registry import Registry, require_parameters
 
 log = logging.getLogger(__name__)
 
@@ -425,26 +426,63 @@ def answering(recorded: Recorded, size: int) -> Iterator[None]:
 
 
 def _extend(library_class: type) -> type:
-    return type(library_class.__name__, (_Extended, library_class), {})
+    # A class that takes a picture at a time says so itself, and has the last word.
+    takes_batches = getattr(library_class, "takes_batches", _Extended.takes_batches)
+    bases = (_Extended, library_class)
+    return type(library_class.__name__, bases, {"takes_batches": takes_batches})
 
 
-METHODS = {
-    "grad-cam": _extend(pytorch_grad_cam.GradCAM),
-    "score-cam": ScoreCAM,
-    "ablation-cam": AblationCAM,
-    "grad-cam++": _extend(pytorch_grad_cam.GradCAMPlusPlus),
-    "grad-cam-elementwise": _extend(pytorch_grad_cam.GradCAMElementWise),
-    "hirescam": _extend(pytorch_grad_cam.HiResCAM),
-    "xgrad-cam": _extend(pytorch_grad_cam.XGradCAM),
-    "layer-cam": _extend(pytorch_grad_cam.LayerCAM),
-    "eigen-grad-cam": _extend(pytorch_grad_cam.EigenGradCAM),
-    "seg-eigen-cam": _extend(pytorch_grad_cam.SegEigenCAM),
-    # These know no target: they look at the activations alone.
-    "eigen-cam": _extend(pytorch_grad_cam.EigenCAM),
-    "kpca-cam": _extend(pytorch_grad_cam.KPCA_CAM),
-    "fem": _extend(pytorch_grad_cam.FEM),
-}
-"""The library's class behind each method's name, extended."""
+def _adapt(name: str, thing: type | Callable) -> type:
+    """Extend what a user registered (:func:`consilience.registry.cam`)."""
+    if not isinstance(thing, type):
+        return _extend(_make_class(name, thing))
+    if not issubclass(thing, pytorch_grad_cam.base_cam.BaseCAM):
+        raise ConsilienceError(f"{thing.__name__} is not derived from pytorch-grad-cam's BaseCAM")
+    return thing if issubclass(thing, _Extended) else _extend(thing)
+
+
+def _make_class(name: str, function: Callable) -> type:
+    """Make a class of pytorch-grad-cam's kind of a function that gives maps."""
+    count = require_parameters(function, ("activations", "gradients"), ("activations",))
+
+    class FunctionCAM(pytorch_grad_cam.base_cam.BaseCAM):
+        def __init__(self, model, target_layers, reshape_transform=None):
+            super().__init__(model, target_layers, reshape_transform, uses_gradients=count == 2)
+
+        def get_cam_image(self, inputs, layer, targets, activations, gradients, *_):
+            maps = np.asarray(function(*(activations, gradients)[:count]))
+            expected = len(activations), *activations.shape[2:]
+            if maps.shape != expected or not np.issubdtype(maps.dtype, np.floating):
+                raise ConsilienceError(
+                    f"the CAM method {name!r} returned {maps.dtype} of shape {maps.shape}, not "
+                    f"numbers of shape {expected}: (pictures, height, width) of the activations"
+                )
+            return maps
+
+    return FunctionCAM
+
+
+METHODS = Registry(
+    "cam",
+    {
+        "grad-cam": _extend(pytorch_grad_cam.GradCAM),
+        "score-cam": ScoreCAM,
+        "ablation-cam": AblationCAM,
+        "grad-cam++": _extend(pytorch_grad_cam.GradCAMPlusPlus),
+        "grad-cam-elementwise": _extend(pytorch_grad_cam.GradCAMElementWise),
+        "hirescam": _extend(pytorch_grad_cam.HiResCAM),
+        "xgrad-cam": _extend(pytorch_grad_cam.XGradCAM),
+        "layer-cam": _extend(pytorch_grad_cam.LayerCAM),
+        "eigen-grad-cam": _extend(pytorch_grad_cam.EigenGradCAM),
+        "seg-eigen-cam": _extend(pytorch_grad_cam.SegEigenCAM),
+        # These know no target: they look at the activations alone.
+        "eigen-cam": _extend(pytorch_grad_cam.EigenCAM),
+        "kpca-cam": _extend(pytorch_grad_cam.KPCA_CAM),
+        "fem": _extend(pytorch_grad_cam.FEM),
+    },
+    _adapt,
+)
+"""The library's class behind each method's name, extended; and what users registered."""
 
 
 def explain_cam(

@@ -11,6 +11,8 @@ import jsonschema
 import yaml
 
 from .errors import ConsilienceError
+from .extensions import Entry, find_entries
+from .registry import KINDS
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
 
@@ -108,6 +110,12 @@ def _describe(error: jsonschema.ValidationError) -> str:
         allowed = [str(item) for item in error.validator_value]
         close = difflib.get_close_matches(str(value), allowed, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"it must be one of {', '.join(allowed)}"
+        if kind := error.schema.get("x-registered"):
+            what = f"a {KINDS[kind]} that a file of `extensions` registers"
+            if not allowed:
+                hint = f"it must be {what}"
+            elif not close:
+                hint += f", or {what}"
         return f"{key}: {_shown(value)} is not known; {hint}"
     if rule == "oneOf" and all("required" in option for option in error.validator_value):
         always = error.schema.get("required", ())
@@ -132,6 +140,85 @@ def _problems_of_wrong(key: str, wrong: Mapping, study: Mapping) -> Iterator[str
         yield f"{key}: there is no model {wrong['model']!r}; {hint}"
     elif "train" not in models[wrong["model"]]:
         yield f"{key}: {wrong['model']!r} is not trained on the world; {choice}"
+
+
+def _problems_of_families(models: Sequence[Mapping]) -> Iterator[str]:
+    """Say which nets of one family differ in more than the seed of their training."""
+    first: dict[str, Mapping] = {}
+    for index, model in enumerate(models):
+        if model["family"] is None:
+            continue
+        key = f"models[{index}] ({model['name']}).family"
+        if "train" not in model:
+            yield f"{key}: is of nets that are trained here; give train, or family: null"
+            continue
+        other = first.setdefault(model["family"], model)
+        one, two = (
+            {k: v for k, v in net.items() if k not in ("name", "train", "explain")}
+            | {f"train.{k}": v for k, v in net["train"].items() if k != "seed"}
+            for net in (model, other)
+        )
+        if differing := [name for name in one if one[name] != two.get(name)]:
+            yield (
+                f"{key}: {model['name']!r} and {other['name']!r} differ in {differing[0]}; nets of "
+                "one family differ in train.seed only"
+            )
+        elif model is not other and model["train"]["seed"] == other["train"]["seed"]:
+            yield f"{key}: {model['name']!r} and {other['name']!r} have one train.seed; change one"
+
+
+def _problems_of_benchmark(benchmark: Mapping, study: Mapping, schema: Mapping) -> Iterator[str]:
+    """Say what the benchmark lacks in this study."""
+    if study["world"] is None:
+        yield "benchmark: this study has no world, whose truth is known; give one"
+        return
+    yield from _problems_of_explaining(benchmark, study)
+    if (neurons := benchmark["neurons"]) is not None:
+        key = "benchmark.neurons"
+        if not study["acts"]["dissect"]:
+            yield f"{key}: acts.dissect is false; set it, or {key}: null"
+        if study["concepts"] != "world" or any("world" not in s for s in study["probe"]):
+            yield f"{key}: needs concepts: world, and probe pictures of the world only"
+        if not study["dissection"]["untrained"] or not study["dissection"]["held_out"]:
+            yield (
+                f"{key}: asks which labels stand; set dissection.untrained: true and "
+                "dissection.held_out above 0"
+            )
+        similarities = schema["properties"]["dissection"]["properties"]["similarity"]["enum"]
+        for index, name in enumerate(neurons["similarities"] or []):
+            if name not in similarities:
+                known = ", ".join(similarities)
+                yield f"{key}.similarities[{index}]: {name!r} is not known; known are {known}"
+        layers = sorted({name for model in study["models"] for name in model["dissect_layers"]})
+        for index, name in enumerate(neurons["beside"] or []):
+            if name not in layers:
+                yield (
+                    f"{key}.beside[{index}]: no model has {name!r} among its dissect_layers; "
+                    f"there are {', '.join(layers)}"
+                )
+
+
+def _problems_of_explaining(benchmark: Mapping, study: Mapping) -> Iterator[str]:
+    """Say what contrast and trust lack in this study."""
+    models, acts = {model["name"]: model for model in study["models"]}, study["acts"]
+    for index, pair in enumerate(benchmark["contrast"]):
+        for tells, name in pair.items():
+            key = f"benchmark.contrast[{index}].{tells}"
+            trained = [m for m in models if models[m].get("train", {}).get("target") == tells]
+            if name not in trained:
+                known = ", ".join(trained) or "none"
+                yield f"{key}: {name!r} is not trained to tell {tells}s; there is {known}"
+            elif not models[name]["explain"]:
+                yield f"{key}: {name!r} is not explained; set its explain: true"
+    asked = [name for name in ("contrast", "trust") if benchmark[name]]
+    for name in asked:
+        key = f"benchmark.{name}"
+        if not study["pictures"] or any("world" not in s for s in study["pictures"]):
+            yield f"{key}: needs pictures of the world, and no others"
+        if not acts["agree"]:
+            yield f"{key}: acts.agree is false; set it, or leave {key} out"
+    if benchmark["trust"] and not (acts["cam"] and acts["lime"] and study["lime"]["repeats"]):
+        yield "benchmark.trust: needs acts.cam, acts.lime and lime.repeats of 1 or more"
 
 
 def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
@@ -169,7 +256,11 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
             if sum(kind in source for source in study[name]) > 1:
                 yield f"{name}: {what} given twice; join the two into one"
 
-    if not study["models"] and not study["published"]:
+    yield from _problems_of_families(study["models"])
+    benchmark = study["benchmark"] or {}
+    if benchmark:
+        yield from _problems_of_benchmark(benchmark, study, schema)
+    if not study["models"] and not study["published"] and not benchmark.get("audit"):
         yield "models: is empty; give a model, or published descriptions to compare"
     names = [model["name"] for model in (*study["models"], *study["published"])]
     for name in sorted({name for name in names if names.count(name) > 1}):
@@ -253,7 +344,10 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
             yield "models: none has dissect_layers; name layers, or acts.dissect: false"
         similarity = study["dissection"]["similarity"]
         chosen = study["dissection"].get(similarity, {}).get("a") == "absent-words"
-        if chosen and study["concepts"] != "world":
+        if chosen and similarity not in ("soft-wpmi", "wpmi"):
+            key = f"dissection.{similarity}.a"
+            yield f"{key}: absent-words is for soft-wpmi and wpmi; give a number"
+        elif chosen and study["concepts"] != "world":
             yield (
                 f"dissection.{similarity}.a: absent-words needs concepts: world, whose absent "
                 "words are known; give a number"
@@ -271,6 +365,49 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
         yield "target: labelled needs the true classes; give labels for each folder of pictures"
 
 
+def read_schema(entries: Sequence[Entry] = ()) -> dict:
+    """Read the schema, with the names that files of the user's register among those allowed.
+
+    Raises
+    ------
+    ConsilienceError
+        If one is the library's own, or a key of the section that would hold its settings.
+    """
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    places = {part["x-registered"]: part for part in _walk(schema) if "x-registered" in part}
+    dissection = schema["properties"]["dissection"]["properties"]
+    for entry in entries:
+        place = places[entry.kind]
+        if entry.name in place["enum"] or (entry.kind == "similarity" and entry.name in dissection):
+            what = f"the {KINDS[entry.kind]} {entry.name!r}"
+            raise ConsilienceError(
+                f"{entry.path}, line {entry.line}: {what} has a name of Consilience's own; choose "
+                "another"
+            )
+        if entry.kind == "similarity":
+            # Its settings stand under its own name, and what they may be is its own business.
+            dissection[entry.name] = {
+                "description": f"Settings of {entry.name}, of {entry.path}.",
+                "type": "object",
+                "additionalProperties": False,
+                "default": {},
+                "properties": {name: {} for name in entry.settings},
+            }
+    for entry in entries:
+        # A new list: an alias in the YAML is one and the same object.
+        places[entry.kind]["enum"] = [*places[entry.kind]["enum"], entry.name]
+    return schema
+
+
+def _walk(schema) -> Iterator[Mapping]:
+    """Yield every mapping in a schema."""
+    if isinstance(schema, Mapping):
+        yield schema
+    for part in schema.values() if isinstance(schema, Mapping) else schema:
+        if isinstance(part, Mapping | list):
+            yield from _walk(part)
+
+
 def resolve_study(config: Mapping, files: Sequence[str | Path] = ()) -> dict:
     """Check a study and return it complete.
 
@@ -285,11 +422,15 @@ def resolve_study(config: Mapping, files: Sequence[str | Path] = ()) -> dict:
     Raises
     ------
     ConsilienceError
-        One line a problem, the first that the schema finds before those that need it to fit.
+        One line a problem: the first in a file of ``extensions``, else those that the schema finds,
+        else those that need it to fit.
     """
     for path in files:
         read_yaml(path)
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    named = config.get("extensions")
+    # Anything but a list of texts the schema refuses.
+    known = isinstance(named, list) and all(isinstance(path, str) for path in named)
+    schema = read_schema(find_entries(named) if known else ())
     validator = jsonschema.Draft202012Validator(schema)
     errors = sorted(validator.iter_errors(config), key=lambda error: _key(error.absolute_path))
     if errors:

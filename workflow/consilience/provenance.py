@@ -96,8 +96,8 @@ def digest(script: str | Path) -> str:
 def digest_module(name: str, folder: str | Path = ".") -> str:
     """Return a digest of a module of the user's and of all that it imports from ``folder``.
 
-    As :func:`digest` does for ours: comments do not count, versions of packages do. Nothing is
-    imported. Files that the code reads are not seen.
+    As :func:`digest` does for ours: comments do not count, versions of packages do, and so do
+    modules of ours that it imports. Nothing is imported. Files that the code reads are not seen.
 
     Parameters
     ----------
@@ -114,6 +114,13 @@ def digest_module(name: str, folder: str | Path = ".") -> str:
             continue
         seen.add(dotted)
         parts = dotted.split(".")
+        if parts[0] == LIBRARY.name:  # ours, which a method of the user's may build on
+            for ours in (LIBRARY / f"{part}.py" for part in parts[1:2]):
+                if ours.is_file():
+                    texts, versions = dependencies(ours)
+                    code |= {f"{LIBRARY.name}/{name}": text for name, text in texts.items()}
+                    packages |= set(versions)
+            continue
         place = folder.joinpath(*parts)
         places = (place.with_suffix(".py"), place / "__init__.py")
         path = next((path for path in places if path.is_file()), None)

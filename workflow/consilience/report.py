@@ -19,6 +19,7 @@ import markupsafe
 import yaml
 
 from .measures import keep_first
+from .registry import KINDS
 from .report_base import (
     FEWEST,
     METHODS,
@@ -44,6 +45,7 @@ from .report_base import (
     slug,
     unique,
 )
+from .report_benchmark import tell_benchmark
 from .report_evidence import (
     AGREEMENT_MEASURES,
     FAITHFULNESS_MEASURES,
@@ -195,6 +197,7 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         questions=tell_questions(content),
         correctness=tell_correctness(content),
         claims=tell_claims(content),
+        benchmark=tell_benchmark(content),
         skipped=_skipped(every),
         method=_method(content),
     )
@@ -520,6 +523,9 @@ def _method(content: Content) -> dict:
     ):
         if is_there:
             measures.append(measure)
+    for entry in content.registered:
+        what = f"{KINDS[entry['kind']]} of {entry['path']}"
+        measures.append(Measure(entry["name"], what, entry["about"]))
     seeds = [("study", content.study.get("seed"))]
     for model in content.study["models"]:
         if model.get("train"):

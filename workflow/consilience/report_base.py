@@ -39,6 +39,9 @@ class Content:
         By model and picture, how LIME's superpixels are drawn, as ``explain_params.pkl`` says it.
     hashes
         SHA-256 by what it is of, such as ``weights of object``.
+    registered
+        What files of the user's register: ``kind`` (of :data:`consilience.registry.KINDS`),
+        ``name``, ``path`` and ``about``, the first paragraph of its docstring.
     """
 
     study: Mapping
@@ -66,9 +69,19 @@ class Content:
     questions: Rows = ()
     correctness: Rows = ()
     claims: Rows = ()
+    audit: Rows = ()
+    audit_rules: Rows = ()
+    causal: Rows = ()
+    dissection_truth: Rows = ()
+    contrast: Rows = ()
+    contrast_summary: Rows = ()
+    trust: Rows = ()
+    calibration: Rows = ()
+    leaderboard: Rows = ()
     explain_params: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    registered: Rows = ()
 
 
 @dataclass(frozen=True)

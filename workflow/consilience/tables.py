@@ -573,6 +573,227 @@ CLAIMS = _schema(
 """One row a claim of the original study."""
 
 
+AUDIT = _schema(
+    # The model that the planted explanations are of: planted, whose reasons are known.
+    model=_text,
+    picture=_text,
+    base=_text,
+    # agreement, faithfulness or localization; the metric and, of faithfulness, the fill.
+    family=_text,
+    metric=_text,
+    fill=_optional(_text),
+    # score: as published; against random: the paired difference from random orders.
+    reading=_text,
+    # Which planted explanation.
+    explanation=_text,
+    # Higher is better: of metrics where lower is better with the sign turned.
+    value=_optional(_real),
+    reason=_optional(_text),
+)
+"""Long form. What every metric says of every planted explanation."""
+
+AUDIT_RULES = _schema(
+    model=_text,
+    family=_text,
+    metric=_text,
+    fill=_optional(_text),
+    reading=_text,
+    # explanation must score above, or must not score above (not-above), the other.
+    explanation=_text,
+    rule=_text,
+    other=_text,
+    # Bases with both values, the mean difference, its 95 % interval over bases, and the share of
+    # bases where it is above 0.
+    bases=_index,
+    difference=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    share=_optional(_real),
+    # right, wrong, not told.
+    verdict=_text,
+)
+"""One row a metric and rule: whether the metric ranks two planted explanations rightly."""
+
+
+RESPONSES = _schema(
+    # The base picture; the factor that was changed and the value it was given.
+    base=_text,
+    factor=_text,
+    value=_text,
+    layer=_text,
+    # Pooled activations, one value a unit.
+    values=pa.list_(_single),
+)
+"""One row a base picture, factor, value and layer: what neurons answer to changed pictures."""
+
+CAUSAL = _schema(
+    model=_text,
+    # Or planted, for neurons that were planted.
+    layer=_text,
+    unit=_index,
+    # ok, or constant or not-finite over the changed pictures.
+    status=_text,
+    # The true concepts, the one that explains most first, and the share of the response's variance
+    # that each explains alone.
+    concepts=pa.list_(_text),
+    shares=pa.list_(_real),
+    # Shares of the variance that the values of each factor explain together.
+    object_share=_optional(_real),
+    scene_share=_optional(_real),
+    colour_share=_optional(_real),
+    # Of a planted neuron its kind (single, or, random) and what was planted.
+    planted=_optional(_text),
+    planted_concepts=_optional(pa.list_(_text)),
+)
+"""One row a neuron: its true concepts, found by changing one factor of pictures at a time."""
+
+DISSECTION_TRUTH = _schema(
+    model=_text,
+    layer=_text,
+    # neurons (the layer's own), or a kind of planted ones: single, or, random.
+    group=_text,
+    similarity=_text,
+    # Which labels count: all, or those that are said to stand (stands).
+    labels=_text,
+    # Neurons that vary; of these those with a true concept; labels that count; and of these the
+    # right ones.
+    neurons=_index,
+    with_truth=_index,
+    counted=_index,
+    right=_index,
+    # Share of the counted that are right, with its interval over neurons (Wilson); and what labels
+    # dealt out anew would get.
+    precision=_optional(_real),
+    precision_low=_optional(_real),
+    precision_high=_optional(_real),
+    chance=_optional(_real),
+    # Share of the neurons with a true concept that get one of theirs.
+    recall=_optional(_real),
+    recall_low=_optional(_real),
+    recall_high=_optional(_real),
+    # Share of the neurons without a true concept whose label counts.
+    false_labels=_optional(_real),
+    false_labels_low=_optional(_real),
+    false_labels_high=_optional(_real),
+)
+"""One row a model, layer, group of neurons, similarity and kind of labels: dissection judged."""
+
+
+CONTRAST = _schema(
+    # The net that tells objects and the net that tells scenes, on the same picture.
+    object_model=_text,
+    scene_model=_text,
+    picture=_text,
+    base=_text,
+    clutter=_optional(_index),
+    # Whether both nets are right; and whether it was shown that the object matters to the one and
+    # the scene to the other.
+    right=pa.bool_(),
+    matters=pa.bool_(),
+    method=_text,
+    # Of localisation, against the object's mask.
+    metric=_text,
+    # Of the explanation of either net, and the first less the second.
+    on_object_net=_optional(_real),
+    on_scene_net=_optional(_real),
+    move=_optional(_real),
+    reason=_optional(_text),
+)
+"""Long form. How far each explanation moves from the object to the scene with the model."""
+
+CONTRAST_SUMMARY = _schema(
+    object_model=_text,
+    scene_model=_text,
+    method=_text,
+    metric=_text,
+    # Whether only pictures count where object and scene were shown to matter.
+    causal=pa.bool_(),
+    # Bases and pictures that both nets are right about.
+    bases=_index,
+    pictures=_index,
+    on_object_net=_optional(_real),
+    on_scene_net=_optional(_real),
+    # Mean over bases, with its 95 % interval; and the share of bases where it is above 0.
+    move=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    share=_optional(_real),
+)
+"""One row a pair of nets, method, metric and whether what counts is causal."""
+
+
+TRUST = _schema(
+    model=_text,
+    picture=_text,
+    base=_text,
+    # clean, cluttered, occluded; decorrelated where the scene is not the object's partner.
+    condition=_text,
+    # The CAM that LIME is held against.
+    cam=_text,
+    # Whether the model is right about the picture.
+    prediction=_optional(pa.bool_()),
+    # What was shown to matter to the explained class: object, scene, neither.
+    matters=_text,
+    # What each explanation points at: object, scene; null where it orders nothing.
+    lime_points_at=_optional(_text),
+    cam_points_at=_optional(_text),
+    # Spearman's correlation of the two, its ceiling, and the one over the other.
+    agreement=_optional(_real),
+    ceiling=_optional(_real),
+    corrected=_optional(_real),
+    # Whether both point at what matters; null where neither does, or one points at nothing.
+    counterfactual=_optional(pa.bool_()),
+    # Why there is no corrected agreement, or nothing that is pointed at.
+    reason=_optional(_text),
+)
+"""One row a model, picture and CAM: whether LIME and the CAM agree, and whether they are right."""
+
+CALIBRATION = _schema(
+    model=_text,
+    cam=_text,
+    # What is right: counterfactual (both explanations about the model), prediction (the model).
+    correct=_text,
+    # A condition, or all.
+    condition=_text,
+    # Bin of corrected agreement and its edges; null: all bins.
+    bin=_optional(_index),
+    from_agreement=_optional(_real),
+    to_agreement=_optional(_real),
+    pictures=_index,
+    bases=_index,
+    # Mean corrected agreement, and the share that is right with its 95 % interval over bases.
+    agreement=_real,
+    right=_real,
+    low=_optional(_real),
+    high=_optional(_real),
+    # Of all bins: how well corrected agreement tells right from wrong.
+    auroc=_optional(_real),
+    auroc_low=_optional(_real),
+    auroc_high=_optional(_real),
+)
+"""Calibration curves: how often explanations, or predictions, are right, by agreement."""
+
+
+LEADERBOARD = _schema(
+    # Version of the world: numbers of two versions do not compare.
+    world=_index,
+    # methods, similarities or metrics; the method, similarity or metric.
+    board=_text,
+    entrant=_text,
+    # What is measured, higher being better, and on what: a family of nets, with the layer; or the
+    # family of metrics and the model that explanations were planted of.
+    measure=_text,
+    measured_on=_text,
+    value=_real,
+    # 95 % t interval over training seeds; null below three.
+    low=_optional(_real),
+    high=_optional(_real),
+    # Nets that the value is the mean of; 0 where no net was trained.
+    seeds=_index,
+)
+"""One row an entrant, measure and what it is measured on, the best first."""
+
+
 def _differences(found: pa.Schema, expected: pa.Schema) -> list[str]:
     """Say in words how ``found`` departs from ``expected``; empty when it does not."""
     said = [f"no column {name!r}" for name in expected.names if name not in found.names]

@@ -8,7 +8,7 @@ with steps.logged(snakemake.log[0]) as log:
     rows = []
     for source in params.world:
         if params.kind == "study":
-            pictures = world.study_pictures(params.seed, source["bases"], source["clutter"])
+            pictures = world.study_pictures(params.seed, **source)
         else:
             pictures = world.probe_pictures(params.seed, source["pictures"], source["clutter"])
         mine = {

@@ -19,6 +19,7 @@ with steps.logged(snakemake.log[0]) as log:
     }
     content = report.Content(
         study=study,
+        registered=snakemake.params.registered,
         explain_params=params,
         versions=provenance.reported_versions(),
         hashes={f"weights: {path}": provenance.hash_file(path) for path in weights},
