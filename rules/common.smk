@@ -83,6 +83,55 @@ def write_lists(name):
 
 LISTS = {name: write_lists(name) for name in ("pictures", "probe")}
 
+# Where Snakemake's own report (`--report`) has each table: category, subcategory, and its title.
+SHOWN = {
+    "accuracy": ("2 Models", "Accuracy", "Accuracy on held-out pictures"),
+    "temperature": ("3 Neurons", "Tables", "Choice of the temperature"),
+    "neurons": ("3 Neurons", "Tables", "Neurons and their labels"),
+    "concepts": ("3 Neurons", "Tables", "Concepts by frequency"),
+    "comparison": ("3 Neurons", "Tables", "Models compared"),
+    "predictions": ("4 Explanations", "Predictions", "Predictions"),
+    "lime_stability": ("4 Explanations", "LIME", "How far LIME agrees with itself"),
+    "agreement": ("5 Cross-examination", "Agreement", "By picture"),
+    "agreement_summary": ("5 Cross-examination", "Agreement", "Summary"),
+    "faithfulness": ("5 Cross-examination", "Faithfulness", "By picture"),
+    "faithfulness_summary": ("5 Cross-examination", "Faithfulness", "Summary"),
+    "sanity": ("5 Cross-examination", "Sanity", "By picture"),
+    "sanity_summary": ("5 Cross-examination", "Sanity", "Summary"),
+    "localization": ("5 Cross-examination", "Truth", "Localisation by picture"),
+    "localization_summary": ("5 Cross-examination", "Truth", "Localisation, summary"),
+    "effects": ("5 Cross-examination", "Truth", "What the parts of a picture do"),
+    "questions": ("6 Verdicts", "Tables", "Questions of this study"),
+    "correctness": ("6 Verdicts", "Tables", "Does agreement tell right from wrong?"),
+    "claims": ("6 Verdicts", "Tables", "Claims of the original study"),
+}
+
+
+def shown(path, caption, category, subcategory, labels, **patterns):
+    """Mark a result for Snakemake's own report; its caption is no input, and reruns nothing."""
+    return report(
+        path,
+        caption=f"../workflow/report/captions/{caption}.rst",
+        category=category,
+        subcategory=subcategory,
+        labels=labels,
+        **patterns,
+    )
+
+
+def sheets(*names):
+    """Tables as people read them, beside the Parquet files: a page and CSV, for the report too."""
+    return [
+        shown(
+            RESULTS / f"tables/{name}.{ending}",
+            name,
+            *SHOWN[name][:2],
+            {"Table": SHOWN[name][2], "As": form},
+        )
+        for name in names
+        for ending, form in (("html", "page"), ("csv", "CSV file"))
+    ]
+
 
 def ordered(value):
     """Sort the keys of mappings at every depth: their order in a file means nothing, but
