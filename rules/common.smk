@@ -1,5 +1,6 @@
 # What the rules share: the study, its models, and helper functions. No rules.
 import json
+import logging
 import os
 import re
 import subprocess
@@ -10,10 +11,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, index, provenance
+from consilience import configuration, index, outlook, provenance
 from consilience.errors import ConsilienceError
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.settings.enums import Quietness
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
@@ -43,6 +45,20 @@ PUBLISHED = STUDY["published"]
 # What pictures that a model is wrong about are drawn with, and whether any picture is rendered.
 WRONG = next((s["wrong"] for s in STUDY["pictures"] if "wrong" in s), {})
 RENDERED = any("world" in s or "wrong" in s for s in STUDY["pictures"])
+
+
+if workflow.is_main_process:
+    # What the library says while the folders are read; and how much longer the run takes, beside
+    # Snakemake's count of steps (and, with `--quiet progress`, as silent).
+    logging.getLogger("consilience").handlers = [outlook.Relay(logger)]
+    logging.getLogger("consilience").setLevel(logging.INFO)
+    logger.addHandler(
+        outlook.Outlook(
+            lambda line: logger.info(line, extra={"quietness": Quietness.PROGRESS}),
+            TIMES,
+            targets=["all"],
+        )
+    )
 
 
 wildcard_constraints:
