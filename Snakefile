@@ -13,6 +13,9 @@ min_version("9.27")
 configfile: str(Path(workflow.basedir) / "config.yaml")
 
 
+report: "workflow/report/captions/workflow.rst"
+
+
 include: "rules/assets.smk"
 
 

@@ -35,7 +35,8 @@ rule gather_predictions:
     input:
         scattered("predictions"),
     output:
-        RESULTS / "tables/predictions.parquet",
+        table=RESULTS / "tables/predictions.parquet",
+        sheets=sheets("predictions"),
     log:
         LOGS / "gather_predictions.log",
     benchmark:
@@ -62,7 +63,8 @@ rule gather_accuracy:
         if (STUDY["clip"] or {}).get("train")
         else [],
     output:
-        RESULTS / "tables/accuracy.parquet",
+        table=RESULTS / "tables/accuracy.parquet",
+        sheets=sheets("accuracy"),
     log:
         LOGS / "gather_accuracy.log",
     benchmark:
@@ -89,6 +91,7 @@ rule summarise_agreement:
     output:
         agreement=RESULTS / "tables/agreement.parquet",
         summary=RESULTS / "tables/agreement_summary.parquet",
+        sheets=sheets("agreement", "agreement_summary"),
     log:
         LOGS / "summarise_agreement.log",
     benchmark:

@@ -1,5 +1,6 @@
 # What the rules share: the study, its models, and helper functions. No rules.
 import json
+import logging
 import os
 import re
 import subprocess
@@ -10,11 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, extensions, index, provenance
+from consilience import configuration, extensions, index, outlook, provenance
 from consilience.errors import ConsilienceError
 from consilience.similarity import SIMILARITIES
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.settings.enums import Quietness
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
@@ -55,6 +57,20 @@ JUDGED = NEURONS.get("similarities") or [*SIMILARITIES, *ADDED["similarity"]]
 # What pictures that a model is wrong about are drawn with, and whether any picture is rendered.
 WRONG = next((s["wrong"] for s in STUDY["pictures"] if "wrong" in s), {})
 RENDERED = any("world" in s or "wrong" in s for s in STUDY["pictures"])
+
+
+if workflow.is_main_process:
+    # What the library says while the folders are read; and how much longer the run takes, beside
+    # Snakemake's count of steps (and, with `--quiet progress`, as silent).
+    logging.getLogger("consilience").handlers = [outlook.Relay(logger)]
+    logging.getLogger("consilience").setLevel(logging.INFO)
+    logger.addHandler(
+        outlook.Outlook(
+            lambda line: logger.info(line, extra={"quietness": Quietness.PROGRESS}),
+            TIMES,
+            targets=["all"],
+        )
+    )
 
 
 wildcard_constraints:
@@ -98,6 +114,55 @@ def write_lists(name):
 
 
 LISTS = {name: write_lists(name) for name in ("pictures", "probe")}
+
+# Where Snakemake's own report (`--report`) has each table: category, subcategory, and its title.
+SHOWN = {
+    "accuracy": ("2 Models", "Accuracy", "Accuracy on held-out pictures"),
+    "temperature": ("3 Neurons", "Tables", "Choice of the temperature"),
+    "neurons": ("3 Neurons", "Tables", "Neurons and their labels"),
+    "concepts": ("3 Neurons", "Tables", "Concepts by frequency"),
+    "comparison": ("3 Neurons", "Tables", "Models compared"),
+    "predictions": ("4 Explanations", "Predictions", "Predictions"),
+    "lime_stability": ("4 Explanations", "LIME", "How far LIME agrees with itself"),
+    "agreement": ("5 Cross-examination", "Agreement", "By picture"),
+    "agreement_summary": ("5 Cross-examination", "Agreement", "Summary"),
+    "faithfulness": ("5 Cross-examination", "Faithfulness", "By picture"),
+    "faithfulness_summary": ("5 Cross-examination", "Faithfulness", "Summary"),
+    "sanity": ("5 Cross-examination", "Sanity", "By picture"),
+    "sanity_summary": ("5 Cross-examination", "Sanity", "Summary"),
+    "localization": ("5 Cross-examination", "Truth", "Localisation by picture"),
+    "localization_summary": ("5 Cross-examination", "Truth", "Localisation, summary"),
+    "effects": ("5 Cross-examination", "Truth", "What the parts of a picture do"),
+    "questions": ("6 Verdicts", "Tables", "Questions of this study"),
+    "correctness": ("6 Verdicts", "Tables", "Does agreement tell right from wrong?"),
+    "claims": ("6 Verdicts", "Tables", "Claims of the original study"),
+}
+
+
+def shown(path, caption, category, subcategory, labels, **patterns):
+    """Mark a result for Snakemake's own report; its caption is no input, and reruns nothing."""
+    return report(
+        path,
+        caption=f"../workflow/report/captions/{caption}.rst",
+        category=category,
+        subcategory=subcategory,
+        labels=labels,
+        **patterns,
+    )
+
+
+def sheets(*names):
+    """Tables as people read them, beside the Parquet files: a page and CSV, for the report too."""
+    return [
+        shown(
+            RESULTS / f"tables/{name}.{ending}",
+            name,
+            *SHOWN[name][:2],
+            {"Table": SHOWN[name][2], "As": form},
+        )
+        for name in names
+        for ending, form in (("html", "page"), ("csv", "CSV file"))
+    ]
 
 
 def ordered(value):

@@ -121,7 +121,8 @@ rule choose_temperature:
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
         concepts=rules.embed_concepts.output.concepts,
     output:
-        RESULTS / "tables/temperature.parquet",
+        table=RESULTS / "tables/temperature.parquet",
+        sheets=sheets("temperature"),
     log:
         LOGS / "choose_temperature.log",
     benchmark:
@@ -158,11 +159,17 @@ rule label_neurons:
         ),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
         concepts=rules.embed_concepts.output.concepts,
-        temperature=rules.choose_temperature.output if CHOOSES_TEMPERATURE else [],
+        temperature=rules.choose_temperature.output.table if CHOOSES_TEMPERATURE else [],
     output:
         neurons=RESULTS / "dissect/{model}/neurons.parquet",
         resampled=RESULTS / "dissect/{model}/resampled.parquet",
-        descriptions=RESULTS / "dissect/{model}/descriptions.csv",
+        descriptions=shown(
+            RESULTS / "dissect/{model}/descriptions.csv",
+            "descriptions",
+            "3 Neurons",
+            "Descriptions as CLIP-Dissect writes them",
+            {"Model": "{model}"},
+        ),
     log:
         LOGS / "label_neurons-{model}.log",
     benchmark:
@@ -195,7 +202,14 @@ rule draw_neuron_cards:
         neurons=rules.label_neurons.output.neurons,
         pictures=expand(RESULTS / "probe/{shard}.parquet", shard=SHARDS),
     output:
-        directory(RESULTS / "dissect/{model}/cards"),
+        shown(
+            directory(RESULTS / "dissect/{model}/cards"),
+            "cards",
+            "3 Neurons",
+            "Cards",
+            {"Model": "{model}", "Layer": "{layer}", "Page": "{page}"},
+            patterns=["{layer}-{page}.png"],
+        ),
     log:
         LOGS / "draw_neuron_cards-{model}.log",
     benchmark:
@@ -225,9 +239,9 @@ rule compare_models:
         categories=STUDY["comparison"]["categories"] or [],
     output:
         neurons=RESULTS / "tables/neurons.parquet",
-        descriptions=RESULTS / "tables/neurons.csv",
         concepts=RESULTS / "tables/concepts.parquet",
         comparison=RESULTS / "tables/comparison.parquet",
+        sheets=sheets("neurons", "concepts", "comparison"),
     log:
         LOGS / "compare_models.log",
     benchmark:

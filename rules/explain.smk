@@ -166,7 +166,8 @@ rule gather_lime_stability:
     input:
         scattered("lime_stability"),
     output:
-        RESULTS / "tables/lime_stability.parquet",
+        table=RESULTS / "tables/lime_stability.parquet",
+        sheets=sheets("lime_stability"),
     log:
         LOGS / "gather_lime_stability.log",
     benchmark:

@@ -40,6 +40,7 @@ rule summarise_faithfulness:
     output:
         faithfulness=RESULTS / "tables/faithfulness.parquet",
         summary=RESULTS / "tables/faithfulness_summary.parquet",
+        sheets=sheets("faithfulness", "faithfulness_summary"),
     log:
         LOGS / "summarise_faithfulness.log",
     benchmark:

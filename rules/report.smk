@@ -10,7 +10,13 @@ rule write_report:
             if path.is_file()
         ),
     output:
-        RESULTS / "report.html",
+        shown(
+            RESULTS / "report.html",
+            "page",
+            "1 Report",
+            "Page",
+            {"Page": "The whole story"},
+        ),
     log:
         LOGS / "write_report.log",
     benchmark:

@@ -52,6 +52,7 @@ rule summarise_sanity:
     output:
         sanity=RESULTS / "tables/sanity.parquet",
         summary=RESULTS / "tables/sanity_summary.parquet",
+        sheets=sheets("sanity", "sanity_summary"),
     log:
         LOGS / "summarise_sanity.log",
     benchmark:

@@ -42,7 +42,8 @@ rule gather_effects:
     input:
         scattered("effects"),
     output:
-        RESULTS / "tables/effects.parquet",
+        table=RESULTS / "tables/effects.parquet",
+        sheets=sheets("effects"),
     log:
         LOGS / "gather_effects.log",
     benchmark:
@@ -99,6 +100,7 @@ rule summarise_localization:
     output:
         localization=RESULTS / "tables/localization.parquet",
         localization_summary=RESULTS / "tables/localization_summary.parquet",
+        sheets=sheets("localization", "localization_summary"),
     log:
         LOGS / "summarise_localization.log",
     benchmark:

@@ -1,10 +1,15 @@
 """Run the real workflow: the default study in miniature, and photographs where there are any."""
 
+import base64
 import hashlib
+import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,9 +21,9 @@ from consilience import images, tables, world
 pytestmark = pytest.mark.slow
 
 
-def snakemake(folder, *arguments, studies=(), check=True):
+def snakemake(folder, *arguments, studies=(), check=True, snakefile=REPOSITORY / "Snakefile"):
     """Run Snakemake on this repository's workflow with ``folder`` as the working directory."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile]
     command += ["--workflow-profile", REPOSITORY / "profiles/default", "--directory", folder]
     command += ["--configfile", *studies] if studies else []
     run = subprocess.run(
@@ -133,11 +138,84 @@ def test_two_runs_give_the_same_bytes_whatever_the_cores(miniature, tmp_path):
     assert first == second
 
 
-def rules_to_run(folder, change, tmp_path):
+def read_report(folder, target, studies, monkeypatch):
+    """Have Snakemake write its own report, without a network; what is in it, by path."""
+    for name in ("http_proxy", "https_proxy"):  # nothing listens there: who asks gets no answer
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    before = hashes(folder / "results")
+    said = snakemake(folder, "--report", target, "--nolock", studies=studies)
+    assert "downloading" not in said
+    assert hashes(folder / "results") == before
+    if target.suffix == ".zip":
+        archive = zipfile.ZipFile(target)
+        text = archive.read(f"{target.stem}/report.html").decode()
+    else:
+        text = target.read_text()
+    held = {}
+    for name in ("results", "categories", "workflow-desc"):
+        (found,) = re.findall(rf'<script id="{name}">\s*var \w+ = (.*?);\s*</script>', text, re.S)
+        held[name] = json.loads(found)
+    for entry in held["results"].values():
+        if target.suffix == ".zip":
+            entry["bytes"] = archive.read(f"{target.stem}/{entry['data_uri']}")
+        else:
+            entry["bytes"] = base64.b64decode(entry["data_uri"].partition("base64,")[2])
+    return held["results"], held["categories"], held["workflow-desc"]
+
+
+def check_report(folder, study, target, studies, monkeypatch):
+    """Every table, figure and page of a study is in Snakemake's report, and says what it is."""
+    found, categories, description = read_report(folder, target, studies, monkeypatch)
+    results_of = Path("results", study)
+    final = sorted(path.stem for path in (folder / results_of / "tables").glob("*.parquet"))
+    wanted = {results_of / "report.html"}
+    wanted |= {results_of / f"tables/{name}{form}" for name in final for form in (".csv", ".html")}
+    for pattern in ("dissect/*/cards/*.png", "dissect/*/descriptions.csv"):
+        wanted |= {path.relative_to(folder) for path in (folder / results_of).glob(pattern)}
+    assert set(map(Path, found)) == wanted
+    for path, entry in found.items():
+        assert entry["bytes"] == (folder / path).read_bytes()
+        assert "<p>" in entry["caption"], path
+        assert "system-message" not in entry["caption"], path
+        assert all(entry["labels"].values()), path
+    assert "Other" not in categories
+    assert all("Other" not in inner for inner in categories.values())
+    assert study in description
+    assert "system-message" not in description
+    return final
+
+
+def test_everything_is_in_snakemakes_own_report(miniature, tmp_path, monkeypatch):
+    studies = [REPOSITORY / "tests/study.yaml"]
+    target = tmp_path / "report.html"
+    final = check_report(miniature, "miniature", target, studies, monkeypatch)
+    # Every table that a study can have: this one has all acts on.
+    listed = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["acts"]
+    assert all(listed.values())
+    captions = {path.stem for path in (REPOSITORY / "workflow/report/captions").glob("*.rst")}
+    assert captions == {*final, "workflow", "page", "cards", "descriptions"}
+
+
+def test_a_changed_caption_computes_nothing(miniature, tmp_path):
+    copy = tmp_path / "copy"
+    for name in ("Snakefile", "config.yaml", "profiles", "rules", "workflow", "envs"):
+        source, target = REPOSITORY / name, copy / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    before = rules_to_run(miniature, "{}", tmp_path, snakefile=copy / "Snakefile")
+    captions = sorted((copy / "workflow/report/captions").glob("*.rst"))
+    assert len(captions) > 20
+    for caption in captions:
+        caption.write_text("Something else.\n")
+    assert rules_to_run(miniature, "{}", tmp_path, snakefile=copy / "Snakefile") == before
+
+
+def rules_to_run(folder, change, tmp_path, **more):
     """Names of the rules that a dry run would run after a change, with the jobs of each."""
     path = tmp_path / "change.yaml"
     path.write_text(change)
-    said = snakemake(folder, "-n", studies=[REPOSITORY / "tests/study.yaml", path])
+    said = snakemake(folder, "-n", studies=[REPOSITORY / "tests/study.yaml", path], **more)
     if "Nothing to be done" in said:
         return {}
     rows = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
@@ -342,7 +420,7 @@ def photographs_study(folder, real_data, names, **more):
     return [REPOSITORY / "studies/photographs.yaml", path]
 
 
-def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
+def test_photographs_run_through_the_same_workflow(real_data, tmp_path, monkeypatch):
     names = ["goldfish", "tiger_shark"]
     more = {
         "lime": {"num_samples": 60},
@@ -370,6 +448,7 @@ def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
     assert all(-1 <= value <= 1 for value in spearman)
     assert not (folder / "world").exists()
     assert "squeezenet" in (folder / "report.html").read_text()
+    check_report(tmp_path, "photographs", tmp_path / "report.zip", studies, monkeypatch)
 
     # The exported parameters give the same explanations in a study of other settings.
     given = tmp_path / "given.pkl"
@@ -387,7 +466,7 @@ def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
         assert f"rule {rule}:" in said or f"\n{rule} " in said
 
 
-def test_published_descriptions_are_compared_without_a_model(real_data, tmp_path):
+def test_published_descriptions_are_compared_without_a_model(real_data, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/published").symlink_to(real_data / "published")
     snakemake(tmp_path, "--cores", "2", studies=[REPOSITORY / "studies/published.yaml"])
@@ -409,3 +488,6 @@ def test_published_descriptions_are_compared_without_a_model(real_data, tmp_path
     page = (folder / "report.html").read_text()
     assert "netdissect" in page
     assert "CLIP-Dissect gives every neuron the word whose pictures" not in page
+    studies = [REPOSITORY / "studies/published.yaml"]
+    final = check_report(tmp_path, "published", tmp_path / "report.zip", studies, monkeypatch)
+    assert final == ["comparison", "concepts", "neurons"]

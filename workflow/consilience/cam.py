@@ -44,6 +44,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from .activations import in_proportion
 from .classifiers import Classifier, nearest
 from .errors import ConsilienceError
+from .progress import Progress, track
 from .registry import Registry, require_parameters
 
 log = logging.getLogger(__name__)
@@ -194,7 +195,8 @@ class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
             logits = blank.repeat(len(maps), 1)
         # Written to again and again: taking memory costs more than masking.
         masked = picture.new_empty(self.batch_size, *picture.shape)
-        for channels in (~empty).nonzero().flatten().split(self.batch_size):
+        parts = (~empty).nonzero().flatten().split(self.batch_size)
+        for channels in track(parts, "passes"):
             masks = upsample(maps[channels][None])[0]
             low, high = masks.amin((1, 2), True), masks.amax((1, 2), True)
             masks.sub_(low).div_(high - low + 1e-8)
@@ -246,7 +248,10 @@ class AblationCAM(_Perturbing, pytorch_grad_cam.AblationCAM):
         before = self._find_before(picture, layer, output, axis)
         parts = torch.arange(output.shape[axis]).split(self.batch_size)
         return torch.cat(
-            [self._rerun(picture, layer, ablate(output, part, axis), before) for part in parts]
+            [
+                self._rerun(picture, layer, ablate(output, part, axis), before)
+                for part in track(parts, "passes")
+            ]
         )
 
     def _find_before(self, picture, layer, output, axis) -> Recorded:
@@ -555,6 +560,7 @@ def explain_cam(
     dtype = next(classifier.model.parameters()).dtype
     cam = METHODS[method](classifier.model, places, batch_size)
     rows: list[dict] = []
+    counted = Progress(len(views), "maps")
     try:
         with torch.set_grad_enabled(cam.uses_gradients), np.errstate(all="ignore"):
             for part in _parts(views, batch_size if cam.takes_batches else 1):
@@ -570,6 +576,7 @@ def explain_cam(
                         | _flatten("", "heatmap", heatmap)
                     )
                     progress(len(rows), status)
+                    counted.advance()
     finally:
         # The library's `with` block would do this too, and swallow IndexError.
         cam.release()

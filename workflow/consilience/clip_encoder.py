@@ -19,6 +19,7 @@ from PIL import Image
 
 from .classifiers import nearest, read_state_dict
 from .errors import ConsilienceError
+from .progress import Progress
 
 _CACHE = Path("~/.cache/clip")  # as clip.load has it
 
@@ -119,7 +120,7 @@ class ClipEncoder:
         ConsilienceError
             If an embedding is not finite or zero.
         """
-        parts = []
+        parts, counted = [], Progress(len(pictures), "pictures")
         for start in range(0, len(pictures), batch):
             some = [
                 picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
@@ -128,6 +129,7 @@ class ClipEncoder:
             ready = torch.stack([self.preprocess(picture.convert("RGB")) for picture in some])
             with torch.inference_mode():
                 parts.append(self.model.encode_image(ready))
+            counted.advance(len(some))
         return _unit(torch.cat(parts) if parts else self._nothing(), "picture")
 
     def embed_texts(
@@ -157,7 +159,7 @@ class ClipEncoder:
         """
         if not templates or not all("{}" in template for template in templates):
             raise ConsilienceError(f"templates {list(templates)!r}: each must hold {{}} once")
-        parts = []
+        parts, counted = [], Progress(len(words), "words")
         for start in range(0, len(words), batch):
             some = words[start : start + batch]
             mean = 0.0
@@ -168,6 +170,7 @@ class ClipEncoder:
                     vectors = self.model.encode_text(tokens).float()
                 mean = mean + torch.from_numpy(_unit(vectors, "text"))
             parts.append(mean)
+            counted.advance(len(some))
         return _unit(torch.cat(parts) if parts else self._nothing(), "text")
 
     def _nothing(self) -> torch.Tensor:

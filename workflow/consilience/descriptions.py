@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-import pyarrow as pa
 
 from .errors import ConsilienceError
 from .tables import write_atomically
@@ -105,27 +102,6 @@ def write_descriptions(neurons: Iterable[Mapping], path: str | Path) -> None:
             writer.writerows(
                 [row["layer"], row["unit"], row["concept"], row["similarity"]] for row in neurons
             )
-
-    write_atomically(path, write)
-
-
-def write_neurons(neurons: pa.Table, path: str | Path) -> None:
-    """Write the table ``NEURONS`` as CSV, with its columns; a list is written as JSON.
-
-    What is missing is empty; numbers are written so that reading gives the same number.
-    """
-
-    def cell(value):
-        if isinstance(value, list):
-            return json.dumps(value, ensure_ascii=False)
-        return str(value).lower() if isinstance(value, bool) else value
-
-    def write(part: str) -> None:
-        with open(part, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(neurons.column_names)
-            for row in neurons.to_pylist():
-                writer.writerow([cell(value) for value in row.values()])
 
     write_atomically(path, write)
 

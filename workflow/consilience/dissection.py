@@ -36,6 +36,7 @@ from .probe import (
     keys_of,
     sample,
 )
+from .progress import track
 from .similarity import SIMILARITIES, TERMS, Terms, reorder, scan_concepts
 from .tables import NEURONS, stack_lists
 
@@ -551,7 +552,7 @@ def _scan_rank_reorder(study: _Layer, concepts: Concepts, stack):
         columns.append(activations[mine])
         store.append(vectors[mine])
     keys = study.keys[labelling]
-    for row, unit in enumerate(study.alive):
+    for row, unit in enumerate(track(study.alive, "neurons")):
         values = columns.read(unit)
         least = np.partition(values, len(values) - top_k)[len(values) - top_k]
         chosen = np.flatnonzero(values >= least)

@@ -19,6 +19,7 @@ from PIL import Image
 from . import world
 from .errors import ConsilienceError
 from .images import encode_png, hash_bytes
+from .progress import track
 
 if TYPE_CHECKING:
     from .classifiers import Classifier
@@ -108,7 +109,7 @@ def measure_effects(
     for prediction in predictions:
         if prediction["picture"] in pictures:
             targets[prediction["picture"]].append(prediction)
-    for name, asked in targets.items():
+    for name, asked in track(targets.items(), "pictures"):
         picture, row = pictures[name], known[name]
         whole = world.render(picture, size)
         if hash_bytes(encode_png(whole.image)) != row["sha256"]:

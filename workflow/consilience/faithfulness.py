@@ -43,6 +43,7 @@ from .measures import (
     shape_of,
     summarise_rows,
 )
+from .progress import track
 from .registry import Registry, require_number, require_parameters
 
 if TYPE_CHECKING:
@@ -785,7 +786,7 @@ def measure_views(
     targets = defaultdict(list)
     for row in predictions:
         targets[row["picture"]].append(row)
-    for view in views:
+    for view in track(views, "pictures"):
         name = view["picture"]
         of_target = {row["target_index"]: row for row in targets[name]}
         found = {target: explanations[name, target] for target in of_target}

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from .errors import ConsilienceError
+from .progress import track
 
 if TYPE_CHECKING:
     import torch
@@ -268,7 +269,7 @@ def describe_files(entries: Sequence[Mapping]) -> list[dict]:
         If a mask cannot be read or has another size than its picture: names the mask's file.
     """
     rows = []
-    for entry in entries:
+    for entry in track(entries, "pictures"):
         row = {
             "name": entry["name"],
             "sha256": entry["sha256"],

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from .errors import ConsilienceError
 from .images import batch_of, hash_bytes
+from .progress import track
 
 
 def read_labels(path: str | Path) -> dict[str, str]:
@@ -178,7 +179,7 @@ def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) ->
         labels = read_labels(source["labels"]) if source.get("labels") else {}
         if stray := sorted(set(labels) - set(names)):
             raise ConsilienceError(f"{source['labels']}: {stray[0]!r} is not in {folder}")
-        for name in names:
+        for name in track(names, f"pictures of {folder}"):
             if name in entries:
                 raise ConsilienceError(f"{folder}: {name!r} is also in another folder; rename one")
             entries[name] = {

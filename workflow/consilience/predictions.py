@@ -10,6 +10,7 @@ import numpy as np
 from .classifiers import Classifier, nearest
 from .errors import ConsilienceError
 from .images import decode_png, encode_png, read_picture
+from .progress import Progress, track
 
 TARGETS = ("predicted", "labelled")
 
@@ -82,7 +83,7 @@ def view_pictures(classifier: Classifier, pictures: Sequence[Mapping]) -> Iterat
         If a file changed since it was listed, a mask does not fit its picture, or a picture is
         too long for the transform: names the picture.
     """
-    for row in pictures:
+    for row in track(pictures, "pictures"):
         if row["error"] is not None:
             continue
         picture = read_picture(row)
@@ -163,6 +164,7 @@ def predict(
     # A model may take pictures of any size, and then its views differ in size.
     sizes = {(row["height"], row["width"]) for row in views}
     step = batch_size if len(sizes) == 1 else 1
+    counted = Progress(len(views), "pictures")
     for start in range(0, len(views), step):
         part = views[start : start + step]
         for view, scores in zip(part, classifier.probabilities(stack_views(part)), strict=True):
@@ -197,3 +199,4 @@ def predict(
                     "label_class": None if label_index is None else names[label_index],
                     "correct": None if label_index is None else label_index == predicted,
                 }
+        counted.advance(len(part))

@@ -15,6 +15,7 @@ LIBRARY = Path(__file__).parent
 _PACKAGES = {
     "PIL": "pillow",
     "clip": "clip-anytorch",
+    "cv2": "opencv-python-headless",
     "pytorch_grad_cam": "grad-cam",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",

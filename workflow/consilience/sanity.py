@@ -22,6 +22,7 @@ import numpy as np
 from .agreement import LIME, METRICS
 from .images import batch_of
 from .measures import Superpixels, UndefinedError, bootstrap_mean, pixel_values
+from .progress import Progress
 
 # Whoever summarises does without torch: what needs it is imported in the functions that ask models.
 if TYPE_CHECKING:
@@ -212,6 +213,7 @@ def check_explanations(
 
     cascade = find_stages(classifier, stages)
     trained = _make_ready(classifier, layers, precision)
+    counted = Progress(len(predictions) * len(methods) * (len(cascade) + 1), "explanations")
     for prediction in predictions:
         picture, target = prediction["picture"], prediction["target_index"]
         view, about = views[picture], {key: prediction[key] for key in _OF_PICTURE}
@@ -224,6 +226,7 @@ def check_explanations(
         rows = []
         for method in methods:
             again = explain(trained, method, [target] if other is None else [target, other])
+            counted.advance()
             rows.append((method, CASCADE, 0, UNTOUCHED, again[0]))
             if other is None:
                 rows.append((method, CLASS, 0, UNTOUCHED, "the model has no other class"))
@@ -241,6 +244,7 @@ def check_explanations(
                 _scale_logits(asked.model, float(spread / logits.std()))
             for method in methods:
                 found = explain(asked, method, [target])[0] if sound else "logits not finite"
+                counted.advance()
                 rows.append((method, CASCADE, step, stage, found))
         floors = {
             method: _try(measure_floor, own[method], derive_seed(seed, picture, method))

@@ -26,6 +26,7 @@ from typing import Protocol
 import numpy as np
 
 from .errors import ConsilienceError
+from .progress import Progress
 from .registry import Registry, require_parameters
 
 # Concepts and neurons worked on at a time, so that the buffers stay in the cache.
@@ -439,6 +440,7 @@ def scan_concepts(
     constant = np.log(terms.weights * centres).sum()
     posteriors = _Posteriors(cosines, rankings, terms.a)
     parts = {name: posteriors.cut(ranked) for name, ranked in rankings.items()}
+    counted = Progress(cosines.concepts, "concepts")
     for block in _blocks(cosines.concepts):
         priors: dict[str, np.ndarray] = {}
         similarities = {}
@@ -453,6 +455,7 @@ def scan_concepts(
             prior = priors[prior_of.get(name, name)]
             similarities[name] = logs - terms.lam * prior + (1 - terms.lam) * constant
         yield slice(block.start, block.start + width), similarities
+        counted.advance(width)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
 
         class Messages(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                log(f"{record.levelname.lower()}: {record.getMessage()}")
+                level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+                log(level + record.getMessage())
 
         library, messages = logging.getLogger(__package__), Messages()
         library.addHandler(messages)

@@ -20,6 +20,7 @@ import numpy as np
 
 from .errors import ConsilienceError
 from .images import Transform, encode_png, hash_bytes
+from .progress import track
 
 VERSION = 1
 """Version of the world. Whatever changes a rendered picture makes a new one."""
@@ -860,7 +861,7 @@ def render_training_set(
         "clutter": np.empty(count, np.int64),
         "box": np.empty((count, 4), np.float32),
     }
-    for place, index in enumerate(range(start, stop)):
+    for place, index in enumerate(track(range(start, stop), "pictures")):
         picture = sample_picture(seed, stream, index, _level(clutter, index))
         if shortcut is not None:
             # The picture's own draw: the share holds on average, and no other picture has a say.
@@ -973,7 +974,7 @@ def recreate_pictures(
 def describe_rows(pictures: Mapping[str, Picture], size: int) -> list[dict]:
     """Render pictures and return them as rows of the table ``PICTURES``, in the given order."""
     rows = []
-    for name, picture in pictures.items():
+    for name, picture in track(pictures.items(), "pictures"):
         rendering = render(picture, size)
         data = encode_png(rendering.image)
         rows.append(

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from consilience import controls, extensions, images, measures, steps, tables
+from consilience import controls, extensions, images, measures, progress, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     source, params = snakemake.input, snakemake.params
@@ -17,8 +17,8 @@ with steps.logged(snakemake.log[0]) as log:
     views = {row["picture"]: row["view"] for row in tables.read_rows(source.views, tables.VIEWS)}
     pictures = tables.read_rows(source.pictures, tables.PICTURES)
     batch = controls.Batch(explanations, pictures, params.settings, params.seed)
-    rows = []
-    for row in tables.read_rows(source.predictions, tables.PREDICTIONS):
+    rows, predictions = [], tables.read_rows(source.predictions, tables.PREDICTIONS)
+    for row in progress.track(predictions, "pictures"):
         about = {key: row[key] for key in ("model", "picture", "target_index", "target_class")}
         key = row["picture"], row["target_index"]
         view = images.decode_png(views[row["picture"]])

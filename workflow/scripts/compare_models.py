@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from consilience import comparison, descriptions, steps, tables, world
+from consilience import comparison, descriptions, sheets, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     given, output, params = snakemake.input, snakemake.output, snakemake.params
@@ -24,6 +24,6 @@ with steps.logged(snakemake.log[0]) as log:
     models = json.loads(Path(given.check).read_text())["models"]
     compared += comparison.compare_outputs(rows, models, concepts, class_names, resampled)
     tables.write_table(neurons, output.neurons, tables.NEURONS)
-    descriptions.write_neurons(neurons, output.descriptions)
     tables.write_table(comparison.count_concepts(rows), output.concepts, tables.CONCEPTS)
     tables.write_table(compared, output.comparison, tables.COMPARISON)
+    sheets.write_sheets(output.sheets)

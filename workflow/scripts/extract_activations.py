@@ -1,6 +1,6 @@
 """Record a model's activations over one shard of the probe pictures."""
 
-from consilience import activations, classifiers, images, steps, tables
+from consilience import activations, classifiers, images, progress, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
@@ -11,6 +11,11 @@ with steps.logged(snakemake.log[0]) as log:
     rows = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
     pictures = ((row["name"], images.read_picture(row)) for row in rows if row["error"] is None)
     recorded = activations.extract_activations(
-        classifier, pictures, params.layers, batch_size=32, pool=params.pool, tokens=params.tokens
+        classifier,
+        progress.track(pictures, "pictures", len(rows)),
+        params.layers,
+        batch_size=32,
+        pool=params.pool,
+        tokens=params.tokens,
     )
     tables.write_table(recorded, snakemake.output[0], tables.ACTIVATIONS, group_by="layer")

@@ -1,6 +1,6 @@
 """Join the agreement of all pictures, and summarise it by clutter level."""
 
-from consilience import agreement, extensions, steps, tables
+from consilience import agreement, extensions, sheets, steps, tables
 
 with steps.logged(snakemake.log[0]):
     params, target = snakemake.params, snakemake.output
@@ -12,3 +12,4 @@ with steps.logged(snakemake.log[0]):
         agreed.to_pylist(), pictures, params.bootstrap, params.seed
     )
     tables.write_table(summary, target.summary, tables.AGREEMENT_SUMMARY)
+    sheets.write_sheets(target.sheets)

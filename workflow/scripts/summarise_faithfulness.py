@@ -1,6 +1,6 @@
 """Join the faithfulness of all explanations, and summarise it by clutter level."""
 
-from consilience import extensions, faithfulness, steps, tables
+from consilience import extensions, faithfulness, sheets, steps, tables
 
 with steps.logged(snakemake.log[0]):
     params, source, target = snakemake.params, snakemake.input, snakemake.output
@@ -12,3 +12,4 @@ with steps.logged(snakemake.log[0]):
         measured.to_pylist(), pictures, params.bootstrap, params.seed
     )
     tables.write_table(summary, target.summary, tables.FAITHFULNESS_SUMMARY)
+    sheets.write_sheets(target.sheets)
