@@ -52,5 +52,6 @@ rule all:
                 neuron_cards(),
                 explain_params(),
                 [RESULTS / "report.html"] if ACTS["report"] else [],
+                [RESULTS / "report.pdf"] if PRINTED else [],
             ]
         ),

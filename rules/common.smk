@@ -428,6 +428,17 @@ def explain_params():
     return [RESULTS / "explain" / name / "explain_params.pkl" for name in names]
 
 
+def concept_files():
+    """The list of words that neurons are labelled with; none where it is the world's."""
+    return [] if STUDY["concepts"] in (None, "world") else [STUDY["concepts"]]
+
+
+def category_files():
+    """The list of words by category; none where neurons are not counted by it."""
+    name = STUDY["comparison"]["categories"]
+    return [configuration.find_categories(name)] if name else []
+
+
 def published_files():
     """The files of published descriptions."""
     return [
@@ -450,6 +461,7 @@ def scattered(kind):
         "heatmaps": "explain/{model}/cam-{method}-{batch}.parquet",
         "lime": "explain/{model}/lime-{batch}.parquet",
         "lime_stability": "explain/{model}/lime_stability-{batch}.parquet",
+        "thumbnails": "explain/{model}/thumbnails-{batch}.parquet",
         "agreement": "agree/{model}/agreement-{batch}.parquet",
         "localization": "agree/{model}/localization-{batch}.parquet",
         "effects": "agree/{model}/effects.parquet",
@@ -554,17 +566,49 @@ def ranked_tables():
     return {path.stem: path for path in final_tables() if path.stem in names}
 
 
+def count_cards():
+    """How many pictures the report's gallery has, if all of them decode."""
+    count = 0
+    for source in STUDY["pictures"]:
+        if "world" in source:
+            count += source["world"]["bases"] * len(source["world"]["clutter"])
+        if "wrong" in source:
+            count += source["wrong"]["pictures"]
+    listed = [path for paths in LISTS["pictures"].values() for path in paths]
+    count += sum(len(index.read_index(path)) for path in listed)
+    return count * len(EXPLAINED)
+
+
+def can_print():
+    """Whether the report is printed: the study wants it and there is what prints it."""
+    if not (ACTS["report"] and STUDY["report"]["pdf"]):
+        return False
+    deployment = workflow.deployment_settings
+    if find_spec("typst") or (deployment and deployment.deployment_method):
+        return True  # with --sdm conda it is in the step's own environment
+    if workflow.is_main_process:
+        logger.warning(
+            "No report.pdf: typst is not installed here. `pip install typst` and run again, or set "
+            "report.pdf to false. The page itself, report.html, does without."
+        )
+    return False
+
+
+BESIDE = count_cards() > STUDY["report"]["inline_pictures"]
+PRINTED = can_print()
+
+
 def report_parts(wildcards):
     """Everything the page shows, by name; what the study does not have is not there."""
     parts = {path.stem: path for path in final_tables()}
     if STUDY["pictures"]:
         parts["pictures"] = expand(RESULTS / "pictures/{batch}.parquet", batch=BATCHES)
-    parts["views"] = scattered("views")
+    parts["thumbnails"] = scattered("thumbnails")
     if ACTS["cam"]:
         parts["heatmaps"] = scattered("heatmaps")
     if ACTS["lime"]:
         parts["lime"] = scattered("lime")
-        parts["explain_params"] = explain_params()
+    parts["data"] = concept_files() + category_files() + published_files()
     used = sorted(set(EXPLAINED + DISSECTED))
     parts["weights"] = [path for name in used for path in weights_of(name)]
     if DISSECTED:

@@ -236,7 +236,7 @@ rule compare_models:
         concepts=rules.embed_concepts.output.concepts if DISSECTED else [],
         class_names=rules.embed_concepts.output.class_names if DISSECTED else [],
         published=published_files(),
-        categories=STUDY["comparison"]["categories"] or [],
+        categories=category_files(),
     output:
         neurons=RESULTS / "tables/neurons.parquet",
         concepts=RESULTS / "tables/concepts.parquet",

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from consilience import report
-from test_report import NASTY, Page, draw_nothing, make_content, targets_of
+from test_report import NASTY, Page, make_content, targets_of
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -60,7 +60,15 @@ def browser(tmp_path_factory, downloads):
 def rename(content, old, new):
     """The content with a picture's name exchanged in every table."""
     keys = ("name", "picture")
-    tables = ("pictures", "predictions", "views", "heatmaps", "lime", "agreement", "localization")
+    tables = (
+        "pictures",
+        "predictions",
+        "heatmaps",
+        "lime",
+        "thumbnails",
+        "agreement",
+        "localization",
+    )
     tables += ("effects", "faithfulness", "sanity")
     return replace(
         content,
@@ -82,7 +90,7 @@ def content():
 @pytest.fixture(scope="module")
 def address(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(report.render_report(content, draw_nothing), encoding="utf-8")
+    path.write_text(report.render_report(content), encoding="utf-8")
     return path.as_uri()
 
 
@@ -161,7 +169,7 @@ def test_page_opens_with_its_controls_and_without_errors(page, content, address)
 
 def test_page_is_whole_without_its_script(content):
     """Controls are hidden in the page itself; nothing else is."""
-    html = report.render_report(content, draw_nothing)
+    html = report.render_report(content)
     parsed = Page(html)
     hidden = [a for _, a in parsed.elements if "hidden" in a]
     assert [a["class"] for a in hidden] == ["tools"]
@@ -284,23 +292,36 @@ def opacities(browser):
     )
 
 
+def greyness(browser):
+    return browser.execute_script("return document.querySelector('.stage img').style.filter")
+
+
 def test_explanations_lie_over_the_same_picture(page):
     card = find(page, ".card")
     sources = [one.get_attribute("src") for one in card.find_elements("css selector", "img")]
     card.find_element("css selector", ".tool").click()
     assert find(page, "#compare").is_displayed()
     images = find_all(page, ".stage img")
-    assert [one.get_attribute("src") for one in images] == sources
+    heats = [one.get_attribute("data-heat") for one in card.find_elements("css selector", "img")]
+    assert [bool(heat) for heat in heats] == [False, True, True, True, False, False]
+    # Of a heatmap the colours alone lie over the picture, else what is drawn on it.
+    laid = [heat or source for heat, source in zip(heats, sources, strict=True)]
+    assert [one.get_attribute("src") for one in images] == laid
     assert len({(one.rect["width"], one.rect["height"]) for one in images}) == 1
     assert len({(one.rect["x"], one.rect["y"]) for one in images}) == 1
-    assert opacities(page) == [1, 0, 0, 0, 0]
+    assert opacities(page) == [0.55, 0, 0, 0, 0]
     assert find(page, "[data-shown]").text == "Shown: Grad-CAM"
-    # The slider moves by keyboard, and the picture comes through.
+    # The slider moves by keyboard, from the picture alone to the heatmap alone.
     slider = find(page, "[name=opacity]")
+    slider.send_keys(Keys.END)
+    assert opacities(page) == [1, 0, 0, 0, 0]
+    assert greyness(page) == "grayscale(1)"
     slider.send_keys(Keys.HOME)
     assert opacities(page) == [0, 0, 0, 0, 0]
+    assert greyness(page) == "grayscale(0)"
     slider.send_keys(Keys.ARROW_RIGHT * 40)
     assert opacities(page) == [0.4, 0, 0, 0, 0]
+    assert greyness(page) == "grayscale(0.8)"
     assert find(page, "#compare output").text == "40 %"
     # Flipped by keyboard, to what is chosen.
     set_value(page, "[name=second]", "3")
@@ -310,7 +331,8 @@ def test_explanations_lie_over_the_same_picture(page):
     assert opacities(page) == [0.4, 0, 0, 0, 0]
     assert flip.get_attribute("aria-pressed") == "false"
     flip.send_keys(Keys.ENTER)
-    assert opacities(page) == [0, 0, 0, 0.4, 0]
+    assert opacities(page) == [0, 0, 0, 0.8, 0]  # outlines are there in full from 50 %
+    assert greyness(page) == "none"
     assert flip.get_attribute("aria-pressed") == "true"
     # The next picture keeps the two methods; back again by the other button.
     title = find(page, "#compare h3").text
@@ -344,7 +366,7 @@ def test_a_mouse_on_the_picture_shows_the_second(page):
 
 def test_every_target_of_a_picture_can_be_compared(browser, tmp_path):
     path = tmp_path / "two.html"
-    path.write_text(report.render_report(targets_of(make_content(1)), draw_nothing), "utf-8")
+    path.write_text(report.render_report(targets_of(make_content(1))), "utf-8")
     visit(browser, path.as_uri())
     find(browser, ".card .tool").click()
     options = [one.text for one in find_all(browser, "[name=first] option")]
@@ -548,7 +570,7 @@ def nasty_page(content):
 def test_names_never_become_markup(browser, tmp_path):
     content = nasty_page(make_content())
     path = tmp_path / "nasty.html"
-    path.write_text(report.render_report(content, draw_nothing), encoding="utf-8")
+    path.write_text(report.render_report(content), encoding="utf-8")
     visit(browser, path.as_uri())
     count = len(find_all(browser, "img"))
     set_value(browser, ".tools [name=class]", NASTY)
@@ -660,6 +682,6 @@ def test_everything_is_reached_by_keyboard(page):
 
 
 def test_forty_pictures_stay_small():
-    html = report.render_report(make_content(8, (0, 1, 2, 3, 4)), draw_nothing)
+    html = report.render_report(make_content(8, (0, 1, 2, 3, 4)))
     assert html.count('<article class="card"') == 40
     assert len(html.encode()) < 3e6

@@ -16,6 +16,9 @@ from .registry import KINDS
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
 
+CATEGORIES = Path(__file__).parent.parent / "categories"
+"""Folder of the lists of words by category that come with the project."""
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error instead of the last one winning."""
@@ -56,6 +59,13 @@ def read_yaml(path: str | Path) -> dict:
     if not isinstance(content, Mapping):
         raise ConsilienceError(f"{path}: must be a mapping of keys to values")
     return dict(content)
+
+
+def find_categories(name: str | Path) -> Path:
+    """Return where a list of words by category lies: one that comes with the project, by its name,
+    or a file of the user's, by its path."""
+    ours = CATEGORIES / f"{name}.csv"
+    return ours if ours.parent == CATEGORIES and ours.is_file() else Path(name)
 
 
 def _fill_defaults(value, schema: Mapping):
@@ -276,8 +286,13 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
         else:
             for layer, path in entry["paths"].items():
                 yield from check_file(f"{key}.paths.{layer}", path)
-    if study["comparison"]["categories"]:
-        yield from check_file("comparison.categories", study["comparison"]["categories"])
+    if name := study["comparison"]["categories"]:
+        known = sorted(path.stem for path in CATEGORIES.glob("*.csv"))
+        if not find_categories(name).is_file():
+            yield (
+                f"comparison.categories: there is no file {name!r}; put it there, change the path, "
+                f"or name a list that comes with the project: {', '.join(known)}"
+            )
     for index, model in enumerate(study["models"]):
         key = f"models[{index}] ({model['name']})"
         if "train" in model and not has_world:

@@ -283,6 +283,30 @@ def collect_params(
     }
 
 
+def resolve_outlines(
+    pictures: Iterable[str], num_features: int, path: str | Path | None = None
+) -> dict[str, dict]:
+    """Return how each picture's superpixels are drawn: what
+    :func:`consilience.lime_image.outline` takes by name.
+
+    Parameters are those of :func:`resolve_params` and :func:`collect_params`, whose entries say
+    the same.
+
+    Raises
+    ------
+    ConsilienceError
+        As :func:`read_params` does.
+    """
+    given = {} if path is None else read_params(path)
+    resolved = {}
+    for name in pictures:
+        entry = {"outline_num_features": num_features, **SHOWN}
+        entry |= _complete(given.get(name, {}), {})
+        resolved[name] = {key: entry[key] for key in SHOWN}
+        resolved[name]["num_features"] = entry["outline_num_features"]
+    return resolved
+
+
 def write_params(params: Mapping[str, Mapping], path: str | Path) -> None:
     """Write explanation parameters as a pickle; equal parameters give equal bytes.
 

@@ -179,12 +179,34 @@ def overlay(view: np.ndarray, heatmap: np.ndarray, opacity: float = 0.55) -> np.
     numpy.ndarray
         uint8, shape (height, width, 3).
     """
-    height, width = view.shape[:2]
-    heat = Image.fromarray(np.nan_to_num(np.asarray(heatmap, dtype=np.float32)))
-    heat = np.asarray(heat.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
-    colours = matplotlib.colormaps[COLORMAP](heat)[..., :3]
+    colours = _colour(heatmap, *view.shape[:2])
     grey = np.asarray(Image.fromarray(view).convert("L"), dtype=np.float64)[..., None] / 255
     return ((opacity * colours + (1 - opacity) * grey) * 255).round().astype(np.uint8)
+
+
+def colour(heatmap: np.ndarray, side: int) -> np.ndarray:
+    """Draw a heatmap's colours alone, its longer side at most ``side`` pixels.
+
+    Parameters
+    ----------
+    heatmap
+        Float in [0, 1], shape (height, width).
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (height', width', 3).
+    """
+    scale = min(1, side / max(heatmap.shape))
+    height, width = (max(1, round(scale * length)) for length in heatmap.shape)
+    return (_colour(heatmap, height, width) * 255).round().astype(np.uint8)
+
+
+def _colour(heatmap: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a heatmap to a size, smoothly, and into colour; float64 in [0, 1]."""
+    heat = Image.fromarray(np.nan_to_num(np.asarray(heatmap, dtype=np.float32)))
+    heat = np.asarray(heat.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
+    return matplotlib.colormaps[COLORMAP](heat)[..., :3]
 
 
 def outline_mask(view: np.ndarray, mask: np.ndarray) -> np.ndarray:

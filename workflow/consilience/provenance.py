@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import csv
 import hashlib
+import math
 import platform
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -167,6 +170,7 @@ _REPORTED = (
     "skimage",
     "sklearn",
     "matplotlib",
+    "typst",
     "snakemake",
 )
 
@@ -178,6 +182,67 @@ def reported_versions() -> dict[str, str]:
         if version := package_version(name):
             versions[_PACKAGES.get(name, name)] = version
     return versions
+
+
+def read_times(folder: str | Path) -> list[dict]:
+    """Add up what Snakemake's benchmark files say of each kind of step.
+
+    Parameters
+    ----------
+    folder
+        Of the files ``<rule>-<wildcards>.tsv``. One that cannot be read is passed over: what a step
+        took changes no result. So are the page's own, which are not done when they are asked.
+
+    Returns
+    -------
+    list of dict
+        By kind of step, what took longest first: ``step``, ``jobs``, ``seconds`` and
+        ``cpu_seconds`` of all of them together, ``memory_mb`` of the largest. None for what is not
+        known.
+    """
+    found: dict[str, list[dict]] = {}
+    for path in sorted(Path(folder).glob("*.tsv")):
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                row = next(csv.DictReader(file, delimiter="\t"))
+            values = {key: _number(row.get(key)) for key in ("s", "cpu_time", "max_rss")}
+        except (OSError, UnicodeDecodeError, csv.Error, StopIteration):
+            continue
+        step = path.stem.partition("-")[0]
+        if values["s"] is not None and step not in ("write_report", "print_report"):
+            found.setdefault(step.replace("_", " "), []).append(values)
+    rows = [
+        {
+            "step": step,
+            "jobs": len(values),
+            "seconds": sum(one["s"] for one in values),
+            "cpu_seconds": _total(one["cpu_time"] for one in values),
+            "memory_mb": max((one["max_rss"] or 0 for one in values), default=0) or None,
+        }
+        for step, values in found.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["seconds"], row["step"]))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):  # of jobs too short to be measured it says NA or -
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def hash_pictures(rows: Iterable[Mapping]) -> str:
+    """Return a SHA-256 of rows of the table ``PICTURES``: of every picture's name and own SHA-256,
+    in the order of their names, as ``sha256sum`` writes them."""
+    lines = sorted(f"{row['sha256']}  {row['name']}\n" for row in rows)
+    lines.sort(key=lambda line: line[66:])
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def hash_file(path: str | Path) -> str:

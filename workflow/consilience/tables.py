@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +175,8 @@ COMPARISON = _schema(
     model_a=_text,
     model_b=_optional(_text),
     metric=_text,
-    # Of concepts, where the metric is share_category; null for every other metric.
+    # Of concepts, where the metric is share_category, category_difference or (of the world's own
+    # kinds) share_kind; null for every other metric.
     category=_optional(_text),
     value=_optional(_real),
     # 95 % percentile interval over resamples of the probe pictures; null where there are none.
@@ -268,6 +269,28 @@ LIME = _schema(
     status=_text,
 )
 """One row a model, picture and target."""
+
+THUMBNAILS = _schema(
+    model=_text,
+    picture=_text,
+    # The class that is explained; null for what belongs to all: the picture and its mask.
+    target_index=_optional(_index),
+    # picture, mask, lime or a CAM method.
+    shows=_text,
+    # Of a CAM.
+    layer=_optional(_text),
+    # WebP and its size in pixels; null where the explanation is degenerate.
+    image=_optional(pa.binary()),
+    height=_optional(_index),
+    width=_optional(_index),
+    # WebP of a heatmap's colours alone, to be laid over the picture.
+    heat=_optional(pa.binary()),
+    # Where in the picture it is highest, or the mask's middle lies, in words.
+    place=_optional(_text),
+    # Of the mask, as a share of the picture.
+    area=_optional(_real),
+)
+"""What the report's gallery shows: one row a picture of it."""
 
 LIME_STABILITY = _schema(
     model=_text,
@@ -886,8 +909,14 @@ def open_table(path: str | Path, schema: pa.Schema) -> pq.ParquetFile:
     return file
 
 
-def read_table(paths: str | Path | Sequence[str | Path], schema: pa.Schema) -> pa.Table:
+def read_table(
+    paths: str | Path | Sequence[str | Path],
+    schema: pa.Schema,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
     """Read one Parquet file, or several one after another, and hold them against ``schema``.
+
+    With ``columns`` no others are read.
 
     Raises
     ------
@@ -895,20 +924,42 @@ def read_table(paths: str | Path | Sequence[str | Path], schema: pa.Schema) -> p
         As :func:`open_table` does.
     """
     paths = [paths] if isinstance(paths, str | Path) else paths
+    names = schema.names if columns is None else list(columns)
+    wanted = pa.schema([schema.field(name) for name in names])
     parts = []
     for path in paths:
         file = open_table(path, schema)
         try:
-            parts.append(file.read().select(schema.names).cast(schema))
+            parts.append(file.read(names).select(names).cast(wanted))
         except (OSError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
-    return pa.concat_tables(parts) if parts else schema.empty_table()
+    return pa.concat_tables(parts) if parts else wanted.empty_table()
 
 
-def read_rows(paths: str | Path | Sequence[str | Path], schema: pa.Schema) -> list[dict]:
-    """Read tables as :func:`read_table` does, as a list of dictionaries."""
-    return read_table(paths, schema).to_pylist()
+def read_rows(
+    paths: str | Path | Sequence[str | Path], schema: pa.Schema, without: Collection[str] = ()
+) -> list[dict]:
+    """Read tables as :func:`read_table` does, as a list of dictionaries.
+
+    Columns named in ``without`` are left out: lists of numbers take many times their size.
+    """
+    kept = [name for name in schema.names if name not in without]
+    return read_table(paths, schema, kept).to_pylist()
+
+
+def iterate_rows(
+    paths: str | Path | Sequence[str | Path], schema: pa.Schema, part: int = 16
+) -> Iterator[dict]:
+    """Read tables as :func:`read_table` does, a dictionary at a time, ``part`` rows in memory."""
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        file = open_table(path, schema)
+        try:
+            for batch in file.iter_batches(part, columns=schema.names):
+                yield from batch.to_pylist()
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
 
 
 def stack_lists(column: pa.ChunkedArray) -> np.ndarray:
