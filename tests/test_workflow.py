@@ -1,8 +1,10 @@
 """Run the real workflow: the default study in miniature, and photographs where there are any."""
 
 import hashlib
+import importlib.util
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -121,6 +123,27 @@ def test_the_report_is_one_page_that_names_each_picture(miniature):
     assert page.lower().startswith("<!doctype html>")
     assert "picture-001-clutter-4" in page
     assert 'src="http' not in page
+
+
+def test_every_table_stands_on_the_page_of_outputs(miniature):
+    spec = importlib.util.spec_from_file_location("generate", REPOSITORY / "docs/generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    kinds = {"batch": r"\d+", "shard": r"\d+", "model": "[^/]+", "method": "[^/]+"}
+    places = [
+        (re.sub(r"<(\w+)>", lambda found: kinds[found[1]], re.escape(path)), name)
+        for name, paths in generate.FILES.items()
+        for path in paths
+    ]
+    folder = miniature / "results/miniature"
+    found = set()
+    for path in folder.rglob("*.parquet"):
+        where = path.relative_to(folder).as_posix()
+        names = {name for place, name in places if re.fullmatch(place, where)}
+        assert len(names) == 1, f"{where}: {sorted(names)}"
+        tables.open_table(path, getattr(tables, *names))
+        found |= names
+    assert found == set(generate.FILES)
 
 
 def test_a_second_run_does_nothing(miniature):
