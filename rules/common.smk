@@ -161,7 +161,7 @@ def sheets(*names):
             {"Table": SHOWN[name][2], "As": form},
         )
         for name in names
-        for ending, form in (("html", "page"), ("csv", "CSV file"))
+        for ending, form in (("html", "page"), ("csv", "spreadsheet (CSV)"))
     ]
 
 

@@ -20,6 +20,8 @@ from . import tables
 PAGE_ROWS = 1000
 """A page shows at most so many rows; the CSV has them all."""
 
+_LONG = 40  # characters, above which a cell takes several lines
+
 
 def write_sheets(paths: Iterable[str | Path]) -> None:
     """Write the sheets that are asked for, each beside the table that it is of.
@@ -125,8 +127,9 @@ def _is_number(kind: pa.DataType) -> bool:
 def _cell(value: object, is_number: bool) -> str:
     if value is None or value == []:
         return "<td>–</td>"
-    kind = ' class="number"' if is_number else ""
-    return f"<td{kind}>{_escape(_say(value))}</td>"
+    text = _say(value)
+    kind = "number" if is_number else "long" if len(text) > _LONG else None
+    return f'<td class="{kind}">{_escape(text)}</td>' if kind else f"<td>{_escape(text)}</td>"
 
 
 def _say(value: object) -> str:
@@ -155,8 +158,9 @@ h1 {{ margin: 0; font-size: 1.3rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th {{ position: sticky; top: 0; background: Canvas; text-align: left; }}
 th, td {{ padding: 0.2rem 0.6rem; border-bottom: 1px solid GrayText; vertical-align: top; }}
-td {{ max-width: 30rem; overflow-wrap: anywhere; }}
-.number {{ text-align: right; white-space: nowrap; }}
+td {{ white-space: nowrap; }}
+.number {{ text-align: right; }}
+.long {{ min-width: 18rem; max-width: 30rem; white-space: normal; overflow-wrap: anywhere; }}
 </style>
 </head>
 <body>
