@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from hashlib import sha256
@@ -10,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, index, provenance
+from consilience import configuration, files, index, provenance
 from consilience.errors import ConsilienceError
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
@@ -18,11 +19,14 @@ from snakemake.logging import logger
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
 try:
-    STUDY = configuration.resolve_study(config, workflow.configfiles)
+    STUDY = configuration.resolve_study(config)  # assets.smk has looked at its files
+    RESULTS = Path("results") / STUDY["study"]
+    if workflow.is_main_process:
+        configuration.check_files(STUDY)
+        files.make_folder(RESULTS)
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
-RESULTS = Path("results") / STUDY["study"]
 LOGS = RESULTS / "logs"
 TIMES = RESULTS / "benchmarks"
 ACTS = STUDY["acts"]
@@ -53,13 +57,15 @@ wildcard_constraints:
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
-# on some machines (and made no difference on others): here it is told not to. The library reaches the scripts by path, not by
-# installation, so that other environments need not have it.
+# on some machines (and made no difference on others): here it is told not to. The library reaches
+# the scripts by path, not by installation, so that other environments need not have it. Snakemake
+# fills in what stands in braces: those of the path are doubled.
+LIBRARY = shlex.quote(str(Path(workflow.basedir) / "workflow"))
 shell.prefix(
     "export PYTHONPATH={library} OMP_NUM_THREADS={threads} "
     "MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 "
     "MALLOC_TOP_PAD_=268435456; ".format(
-        library=Path(workflow.basedir) / "workflow", threads=THREADS
+        library=LIBRARY.replace("{", "{{").replace("}", "}}"), threads=THREADS
     )
 )
 
@@ -75,7 +81,9 @@ def write_lists(name):
         return {batch: [] for batch in batches}
     if workflow.is_main_process:
         try:
-            index.write_index(STUDY[name], len(batches), folder)
+            index.write_index(
+                STUDY[name], len(batches), folder, STUDY["on_bad_picture"]
+            )
         except ConsilienceError as error:
             raise WorkflowError(f"This study cannot run:\n{error}")
     return {batch: [folder / f"{batch}.json"] for batch in batches}
@@ -415,7 +423,10 @@ def write_question():
         question["stages"] = STUDY["sanity"]["stages"]
     text = json.dumps(question, indent=1, sort_keys=True) + "\n"
     if workflow.is_main_process:
-        index.write_if_changed(QUESTION_FILE, text)
+        try:
+            index.write_if_changed(QUESTION_FILE, text)
+        except ConsilienceError as error:
+            raise WorkflowError(f"This study cannot run:\n{error}")
     return sha256(text.encode()).hexdigest()
 
 

@@ -57,6 +57,7 @@ rule gather_pictures:
             [source["world"] for source in STUDY["pictures"] if "world" in source]
         ),
         kind="study",
+        on_bad=STUDY["on_bad_picture"],
         seed=SEED,
         size=WORLD["size"] if WORLD else None,
         batches=len(BATCHES),
@@ -88,6 +89,7 @@ rule gather_probe:
             [source["world"] for source in STUDY["probe"] if "world" in source]
         ),
         kind="probe",
+        on_bad=STUDY["on_bad_picture"],
         seed=SEED,
         size=WORLD["size"] if WORLD else None,
         batches=len(SHARDS),
