@@ -54,6 +54,7 @@ wildcard_constraints:
     shard=r"\d+",
     model="|".join(MODELS),
     method="|".join(map(re.escape, STUDY["cam"]["methods"])),
+    kind="pictures|probe",
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
@@ -327,6 +328,16 @@ def published_files():
         path
         for entry in PUBLISHED
         for path in ([entry["path"]] if "path" in entry else entry["paths"].values())
+    ]
+
+
+def usable_pictures():
+    """What says whether any picture can be used, where folders bring them."""
+    kinds = (["pictures"] if EXPLAINED else []) + (["probe"] if DISSECTED else [])
+    return [
+        RESULTS / f"index/usable_{kind}.json"
+        for kind in kinds
+        if any("folder" in source for source in STUDY[kind])
     ]
 
 

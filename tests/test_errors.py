@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from consilience.errors import printable, shown
@@ -37,6 +39,8 @@ SHOWN = [
     (endless(), "a list too large to show"),
     (10**5000, "an int too large to show"),
     ([-(10**5000)], "a list too large to show"),
+    (re.compile("x"), "a Pattern"),
+    ([re.compile("x")], "a list"),
 ]
 
 

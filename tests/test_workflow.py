@@ -16,10 +16,10 @@ from consilience import images, tables, world
 pytestmark = pytest.mark.slow
 
 
-def snakemake(folder, *arguments, studies=(), check=True):
+def snakemake(folder, *arguments, studies=(), check=True, repository=REPOSITORY):
     """Run Snakemake on this repository's workflow with ``folder`` as the working directory."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"]
-    command += ["--workflow-profile", REPOSITORY / "profiles/default", "--directory", folder]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", repository / "Snakefile"]
+    command += ["--workflow-profile", repository / "profiles/default", "--directory", folder]
     command += ["--configfile", *studies] if studies else []
     run = subprocess.run(
         [*map(str, command), *arguments],
@@ -258,6 +258,7 @@ def test_added_probe_pictures_touch_their_own_shards_only(miniature, tmp_path):
     stats = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
     assert {row.split()[0]: int(row.split()[1]) for row in stats if row.strip()} == {
         "gather_probe": 2,
+        "check_pictures": 1,
         "embed_probe": 2,
         "extract_activations": 2,
         "extract_untrained": 2,

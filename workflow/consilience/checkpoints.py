@@ -279,8 +279,9 @@ def _load_zip(path: str | Path, modules: bool = False):
                 info = find(f"data/{key}")
                 if info.file_size != count * dtype.itemsize:
                     raise pickle.UnpicklingError("a storage has not the length that it says")
+                known[key] = torch.empty(count, dtype=dtype)
                 with file.open(info) as content:
-                    known[key] = _fill(content, dtype, count)
+                    _fill(known[key], content)
             return known[key]
 
         if f"{top}/byteorder" in file.namelist() and file.read(find("byteorder")) != b"little":
@@ -289,18 +290,14 @@ def _load_zip(path: str | Path, modules: bool = False):
             return _Unpickler(content, storage, modules).load()
 
 
-def _fill(file: BinaryIO, dtype: torch.dtype, count: int) -> torch.Tensor:
-    """Read a storage of so many elements."""
-    flat = torch.empty(count, dtype=dtype)
-    if not count:
-        return flat
-    rest = memoryview(flat.view(torch.uint8).numpy())
+def _fill(flat: torch.Tensor, file: BinaryIO) -> None:
+    """Read the elements of a storage."""
+    rest = memoryview(flat.view(torch.uint8).numpy()) if len(flat) else b""
     while rest:
         if not (data := file.read(min(len(rest), _CHUNK))):
             raise pickle.UnpicklingError("a storage has not the length that it says")
         rest[: len(data)] = data
         rest = rest[len(data) :]
-    return flat
 
 
 def _load_legacy(path: str | Path):
@@ -314,7 +311,7 @@ def _load_legacy(path: str | Path):
             if count * dtype.itemsize > left:
                 raise pickle.UnpicklingError("a storage is larger than the file")
             left -= count * dtype.itemsize
-            known[key] = torch.empty(count, dtype=dtype)
+            known[key] = torch.zeros(count, dtype=dtype)
         return known[key]
 
     with open(path, "rb") as file:
@@ -327,11 +324,12 @@ def _load_legacy(path: str | Path):
         content = _Unpickler(file, storage).load()
         unread = set(known)
         for key in _Unpickler(file).load():
+            check_key(key)
             flat = known[str(key)]
             (count,) = struct.unpack("<q", file.read(8))
             if count != len(flat):
                 raise pickle.UnpicklingError("a storage has not the length that it says")
-            flat.copy_(_fill(file, flat.dtype, count))
+            _fill(flat, file)
             unread.discard(str(key))
         if unread:
             raise pickle.UnpicklingError(f"its storage {sorted(unread)[0]} is missing")

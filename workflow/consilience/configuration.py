@@ -1,4 +1,12 @@
-"""Check a study's configuration before any job starts, and fill its defaults in."""
+"""Check a study's configuration before any job starts, and fill its defaults in.
+
+As a command,
+
+    python -m consilience.configuration studies/mine.yaml
+
+says what is wrong with a study, line and key, without Snakemake, which reads the files first and
+does not always name the line.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +16,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from itertools import islice
@@ -22,6 +31,8 @@ from .errors import ConsilienceError, printable, shown
 from .files import read_text
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
+DEFAULT = Path(__file__).parent.parent.parent / "config.yaml"
+"""The default study, that every other is merged over."""
 
 
 _MOST_NODES = 200_000
@@ -114,6 +125,24 @@ def read_yaml(path: str | Path) -> dict:
     if not isinstance(content, Mapping):
         raise ConsilienceError(f"{place}: must be a mapping of keys to values")
     return dict(content)
+
+
+def _merge(base: Mapping, over: Mapping) -> dict:
+    """Merge as Snakemake does: mappings key by key, all else whole."""
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            value = _merge(merged[key], value)
+        merged[key] = value
+    return merged
+
+
+def read_study(paths: Sequence[str | Path]) -> dict:
+    """Read a study's files, merged over the default one after another."""
+    study: dict = {}
+    for path in (DEFAULT, *paths):
+        study = _merge(study, read_yaml(path))
+    return study
 
 
 def _say_yaml(error: yaml.YAMLError, text: str) -> str:
@@ -475,3 +504,19 @@ def check_files(study: Mapping) -> None:
             read(pickles.load_plain, path)
     if said:
         raise ConsilienceError("\n".join(said))
+
+
+def main(paths: Sequence[str]) -> int:
+    """Say what is wrong with a study's files; return 1 where something is."""
+    try:
+        study = resolve_study(read_study(paths))
+        check_files(study)
+    except ConsilienceError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"study {study['study']!r}: nothing wrong with it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -13,16 +13,20 @@ def shown(value: object, longest: int = 60) -> str:
     """Return ``repr(value)`` for a message: cut, and at a cost that has a bound.
 
     Values come out of files of users. Lists that hold one another write themselves out without
-    end, deep ones raise, and so do integers of many digits: of these the type is said alone.
+    end, deep ones raise, and so do integers of many digits. Of these the type is said alone, and of
+    what is no plain value.
     """
     left, waiting = 200, [(value, 0)]
     while waiting:
         part, depth = waiting.pop()
         count = len(part) if isinstance(part, dict | list | tuple | set | frozenset) else 0
         left -= 1 + count
+        name = type(value).__name__
+        name = f"{'an' if name == 'int' else 'a'} {name}"
         if left < 0 or depth > 20 or (isinstance(part, int) and part.bit_length() > 1000):
-            name = type(value).__name__
-            return f"{'an' if name == 'int' else 'a'} {name} too large to show"
+            return f"{name} too large to show"
+        if type(part).__module__ not in ("builtins", "collections", "datetime"):
+            return name
         if count:
             items = [*part, *part.values()] if isinstance(part, dict) else part
             waiting += [(item, depth + 1) for item in items]
