@@ -3,6 +3,7 @@ import json
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from hashlib import sha256
@@ -11,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, extensions, index, outlook, provenance
+from consilience import configuration, extensions, files, index, outlook, provenance
 from consilience.errors import ConsilienceError
 from consilience.similarity import SIMILARITIES
 from snakemake.exceptions import WorkflowError
@@ -21,13 +22,16 @@ from snakemake.settings.enums import Quietness
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
 try:
-    STUDY = configuration.resolve_study(config, workflow.configfiles)
+    STUDY = configuration.resolve_study(config)  # assets.smk has looked at its files
     # What files of the user's register, without running them.
     REGISTERED = extensions.find_entries(STUDY["extensions"])
+    RESULTS = Path("results") / STUDY["study"]
+    if workflow.is_main_process:
+        configuration.check_files(STUDY)
+        files.make_folder(RESULTS)
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
-RESULTS = Path("results") / STUDY["study"]
 LOGS = RESULTS / "logs"
 TIMES = RESULTS / "benchmarks"
 ACTS = STUDY["acts"]
@@ -82,16 +86,19 @@ wildcard_constraints:
     similarity="|".join(map(re.escape, [*SIMILARITIES, *ADDED["similarity"]])),
     crowd="own|planted",
     other="|".join(MODELS),
+    kind="pictures|probe",
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
-# on some machines (and made no difference on others): here it is told not to. The library reaches the scripts by path, not by
-# installation, so that other environments need not have it.
+# on some machines (and made no difference on others): here it is told not to. The library reaches
+# the scripts by path, not by installation, so that other environments need not have it. Snakemake
+# fills in what stands in braces: those of the path are doubled.
+LIBRARY = shlex.quote(str(Path(workflow.basedir) / "workflow"))
 shell.prefix(
     "export PYTHONPATH={library} OMP_NUM_THREADS={threads} "
     "MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 "
     "MALLOC_TOP_PAD_=268435456; ".format(
-        library=Path(workflow.basedir) / "workflow", threads=THREADS
+        library=LIBRARY.replace("{", "{{").replace("}", "}}"), threads=THREADS
     )
 )
 
@@ -107,7 +114,9 @@ def write_lists(name):
         return {batch: [] for batch in batches}
     if workflow.is_main_process:
         try:
-            index.write_index(STUDY[name], len(batches), folder)
+            index.write_index(
+                STUDY[name], len(batches), folder, STUDY["on_bad_picture"]
+            )
         except ConsilienceError as error:
             raise WorkflowError(f"This study cannot run:\n{error}")
     return {batch: [folder / f"{batch}.json"] for batch in batches}
@@ -448,6 +457,16 @@ def published_files():
     ]
 
 
+def usable_pictures():
+    """What says whether any picture can be used, where folders bring them."""
+    kinds = (["pictures"] if EXPLAINED else []) + (["probe"] if DISSECTED else [])
+    return [
+        RESULTS / f"index/usable_{kind}.json"
+        for kind in kinds
+        if any("folder" in source for source in STUDY[kind])
+    ]
+
+
 def neuron_cards():
     """The folders of pictures of each model's neurons."""
     return [RESULTS / "dissect" / name / "cards" for name in DISSECTED]
@@ -644,7 +663,10 @@ def write_question():
         question["stages"] = STUDY["sanity"]["stages"]
     text = json.dumps(question, indent=1, sort_keys=True) + "\n"
     if workflow.is_main_process:
-        index.write_if_changed(QUESTION_FILE, text)
+        try:
+            index.write_if_changed(QUESTION_FILE, text)
+        except ConsilienceError as error:
+            raise WorkflowError(f"This study cannot run:\n{error}")
     return sha256(text.encode()).hexdigest()
 
 

@@ -57,6 +57,7 @@ rule gather_pictures:
             [source["world"] for source in STUDY["pictures"] if "world" in source]
         ),
         kind="study",
+        on_bad=STUDY["on_bad_picture"],
         seed=SEED,
         size=WORLD["size"] if WORLD else None,
         batches=len(BATCHES),
@@ -88,6 +89,7 @@ rule gather_probe:
             [source["world"] for source in STUDY["probe"] if "world" in source]
         ),
         kind="probe",
+        on_bad=STUDY["on_bad_picture"],
         seed=SEED,
         size=WORLD["size"] if WORLD else None,
         batches=len(SHARDS),
@@ -95,3 +97,33 @@ rule gather_probe:
         "Gather the probe pictures of shard {wildcards.batch}"
     script:
         "../workflow/scripts/gather_pictures.py"
+
+
+# That none of a folder's pictures can be used is known to no batch alone. Early by its priority: as
+# an ancient() input of what follows it would, when it reran, keep Snakemake from seeing what must.
+rule check_pictures:
+    input:
+        lambda wildcards: expand(
+            RESULTS / "{kind}/{batch}.parquet",
+            kind=wildcards.kind,
+            batch=LISTS[wildcards.kind],
+        ),
+    output:
+        RESULTS / "index/usable_{kind}.json",
+    log:
+        LOGS / "check_pictures-{kind}.log",
+    benchmark:
+        TIMES / "check_pictures-{kind}.tsv"
+    priority: 30
+    conda:
+        "../envs/base.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(1000),
+        runtime=growing(10),
+    params:
+        code=code("check_pictures.py"),
+    message:
+        "See whether any of the {wildcards.kind} can be used"
+    script:
+        "../workflow/scripts/check_pictures.py"

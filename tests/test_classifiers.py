@@ -235,9 +235,7 @@ def test_what_is_not_known_is_asked_for(tmp_path):
     refused("'n': its preprocessing is not known; give transform", spec | {"classes": CLASSES})
     refused("cannot be read", spec | {"classes": str(tmp_path / "none.txt")})
     (tmp_path / "latin.txt").write_bytes("käfer".encode("latin-1"))
-    refused(
-        r"latin\.txt: class names cannot be read", spec | {"classes": str(tmp_path / "latin.txt")}
-    )
+    refused(r"latin\.txt, line 1: not UTF-8 text", spec | {"classes": str(tmp_path / "latin.txt")})
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
@@ -346,24 +344,6 @@ def test_every_weight_of_torchvision_has_an_address_that_pins_it():
             assert len(asset.sha256) >= 8, entry.url
             assert asset.megabytes > 1
             assets.check_address(asset.address)
-
-
-def test_places365s_own_list_of_classes_is_taken_as_it_is(tmp_path):
-    path = tmp_path / "categories_places365.txt"
-    path.write_text("/a/airfield 0\n/a/apartment_building/outdoor 1\n/z/zen_garden 2\n")
-    names = classifiers.read_class_names(path)
-    assert names == ("airfield", "apartment_building/outdoor", "zen_garden")
-    path.write_text("/a/airfield 0\n/z/zen_garden 2\n")
-    with pytest.raises(ConsilienceError, match="line 2: numbered 2 instead of 1"):
-        classifiers.read_class_names(path)
-    path.write_text("/a/airfield 0\nzen garden\n")  # not that list
-    assert classifiers.read_class_names(path) == ("/a/airfield 0", "zen garden")
-
-
-def test_the_real_list_of_places_has_365(real_data):
-    names = classifiers.read_class_names(real_data / "concepts/categories_places365.txt")
-    assert len(set(names)) == len(names) == 365
-    assert not any("/" in name[:2] or name[-1].isdigit() for name in names)
 
 
 def test_the_real_squeezenet_knows_three_photographs(real_data):

@@ -23,10 +23,10 @@ from pages import write_files
 pytestmark = pytest.mark.slow
 
 
-def snakemake(folder, *arguments, studies=(), check=True, snakefile=REPOSITORY / "Snakefile"):
+def snakemake(folder, *arguments, studies=(), check=True, repository=REPOSITORY):
     """Run Snakemake on this repository's workflow with ``folder`` as the working directory."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", snakefile]
-    command += ["--workflow-profile", REPOSITORY / "profiles/default", "--directory", folder]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", repository / "Snakefile"]
+    command += ["--workflow-profile", repository / "profiles/default", "--directory", folder]
     command += ["--configfile", *studies] if studies else []
     run = subprocess.run(
         [*map(str, command), *arguments],
@@ -226,12 +226,12 @@ def test_a_changed_caption_computes_nothing(miniature, tmp_path):
         source, target = REPOSITORY / name, copy / name
         target.parent.mkdir(exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    before = rules_to_run(miniature, "{}", tmp_path, snakefile=copy / "Snakefile")
+    before = rules_to_run(miniature, "{}", tmp_path, repository=copy)
     captions = sorted((copy / "workflow/report/captions").glob("*.rst"))
     assert len(captions) > 20
     for caption in captions:
         caption.write_text("Something else.\n")
-    assert rules_to_run(miniature, "{}", tmp_path, snakefile=copy / "Snakefile") == before
+    assert rules_to_run(miniature, "{}", tmp_path, repository=copy) == before
 
 
 def rules_to_run(folder, change, tmp_path, *targets, **more):
@@ -360,6 +360,7 @@ def test_added_probe_pictures_touch_their_own_shards_only(miniature, tmp_path):
     stats = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
     assert {row.split()[0]: int(row.split()[1]) for row in stats if row.strip()} == {
         "gather_probe": 2,
+        "check_pictures": 1,
         "embed_probe": 2,
         "extract_activations": 2,
         "extract_untrained": 2,

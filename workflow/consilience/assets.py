@@ -869,26 +869,6 @@ def _receive(
 # The command
 
 
-def _merge(base: dict, over: Mapping) -> dict:
-    """Merge as Snakemake does: mappings key by key, all else whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            value = _merge(merged[key], value)
-        merged[key] = value
-    return merged
-
-
-def read_study(paths: Sequence[str | Path]) -> dict:
-    """Read a study's files, merged over the default one after another."""
-    from .configuration import read_yaml
-
-    study: dict = {}
-    for path in (PINS.parent.parent / "config.yaml", *paths):
-        study = _merge(study, read_yaml(path))
-    return study
-
-
 def _bar(name: str) -> Callable[[int, int | None], None] | None:
     """Return what draws a progress bar, where someone watches."""
     if not sys.stderr.isatty():
@@ -930,6 +910,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "derive":
         print(json.dumps([asdict(asset) for asset in derive_assets(options.named)]))
         return 0
+    from .configuration import read_study
+
     try:
         study = read_study(options.study)
         assets = find_pinned(study, read_pins()) + derive_assets(find_named(study))

@@ -66,7 +66,7 @@ class Moments:
         above = values - self.mean[concepts]
         with np.errstate(divide="ignore", invalid="ignore"):
             standard = above / self.deviation[concepts]
-        return np.where(self.deviation[concepts] > 0, standard, np.sign(above) * np.inf)
+            return np.where(self.deviation[concepts] > 0, standard, np.sign(above) * np.inf)
 
 
 def beat_untrained(

@@ -1,4 +1,4 @@
-"""Pictures and words in one space: CLIP (Radford et al., 2021), and the list of concept words.
+"""Pictures and words in one space: CLIP (Radford et al., 2021).
 
 Whatever has :meth:`ClipEncoder.embed_pictures` and :meth:`ClipEncoder.embed_texts` can take its
 place.
@@ -6,10 +6,8 @@ place.
 
 from __future__ import annotations
 
-import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -218,6 +216,12 @@ def load_clip(path_or_name: str | Path) -> ClipEncoder:
         raise ConsilienceError(f"clip {name!r}: not a CLIP, or a broken one: {said}") from None
     # Of an archive the mask too, which is no weight: the model makes it anew.
     state = {key: value for key, value in state.items() if not key.endswith("attn_mask")}
+    for key, value in state.items():
+        if value.ndim and not value.is_floating_point():
+            raise ConsilienceError(
+                f"clip {name!r}: {key} holds {str(value.dtype).removeprefix('torch.')}, not "
+                "numbers with a fraction; give weights that are not quantised"
+            )
     try:
         model = clip.model.build_model(state)
         preprocess = clip.clip._transform(model.visual.input_resolution)
@@ -228,85 +232,3 @@ def load_clip(path_or_name: str | Path) -> ClipEncoder:
             "state dict of clip.model.CLIP"
         ) from None
     return ClipEncoder(model, preprocess)
-
-
-@dataclass(frozen=True)
-class ConceptList:
-    """The words of a concept file, in its order, and what was left out.
-
-    Attributes
-    ----------
-    words
-        Each once, without white space around it.
-    blank
-        Lines that hold nothing, by number, from 1.
-    repeated
-        Lines that hold a word that an earlier line has, by number, with the word.
-    cleaned
-        Lines from which characters that are not seen were removed, by number.
-    """
-
-    words: tuple[str, ...]
-    blank: tuple[int, ...]
-    repeated: tuple[tuple[int, str], ...]
-    cleaned: tuple[int, ...]
-
-    def __str__(self) -> str:
-        """Say in a line what was kept and what was left out."""
-        said = f"{len(self.words)} concepts"
-        if self.blank:
-            said += f"; {len(self.blank)} blank lines left out"
-        if self.repeated:
-            shown = ", ".join(f"{word!r} (line {line})" for line, word in self.repeated[:5])
-            more = f" and {len(self.repeated) - 5} more" if len(self.repeated) > 5 else ""
-            said += f"; {len(self.repeated)} repeated left out: {shown}{more}"
-        if self.cleaned:
-            shown = ", ".join(map(str, self.cleaned[:5]))
-            more = f" and {len(self.cleaned) - 5} more" if len(self.cleaned) > 5 else ""
-            said += f"; invisible characters removed from line {shown}{more}"
-        return said
-
-
-def read_concepts(path: str | Path) -> ConceptList:
-    """Read concept words, one a line.
-
-    UTF-8 with or without a byte order mark; lines end in LF, CRLF or CR. Blank lines and words
-    that were there before are left out and reported, and so are characters that are not seen
-    (Unicode's category Cf: zero-width spaces and joiners, soft hyphens, byte order marks). Case
-    counts.
-
-    Raises
-    ------
-    ConsilienceError
-        If the file cannot be read, is not UTF-8, holds control characters, or has no word.
-    """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConsilienceError(f"{path}: concepts cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConsilienceError(
-            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
-        ) from None
-    words, blank, repeated, cleaned = {}, [], [], []
-    # Not splitlines: it would also split at separators that a phrase may hold.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, start=1):
-        # They come with copying, and byte order marks with joining files.
-        seen = "".join(c for c in line if unicodedata.category(c) != "Cf")
-        if seen != line:
-            cleaned.append(number)
-        word = " ".join(seen.split())
-        if not word:
-            blank.append(number)
-        elif any(unicodedata.category(character) == "Cc" for character in word):
-            raise ConsilienceError(
-                f"{path}, line {number}: {word!r} holds control characters; remove them"
-            )
-        elif word in words:
-            repeated.append((number, word))
-        else:
-            words[word] = None
-    if not words:
-        raise ConsilienceError(f"{path}: no concept in it; write one a line")
-    return ConceptList(tuple(words), tuple(blank), tuple(repeated), tuple(cleaned))

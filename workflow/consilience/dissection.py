@@ -652,6 +652,8 @@ def _describe(model, study: _Layer, found: _Labels, concepts, asked, significanc
             name: None if np.isnan(column[index]) else float(column[index])
             for name, column in found.auroc.items()
         }
+        if len(ranked) < 2:  # of a list of one word there is none
+            area["runner_up_auroc"] = None
         row |= {
             "concept": ranked[0],
             "similarity": float(values[0]),

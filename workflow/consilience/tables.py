@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -18,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import ConsilienceError
+from .errors import ConsilienceError, printable
+from .files import make_folder
 
 _text = pa.string()
 _index = pa.int32()
@@ -42,8 +42,8 @@ def _optional(kind: pa.DataType) -> tuple[pa.DataType, bool]:
 PICTURES = _schema(
     # Unique in the study: the path below its folder, or the world's own name for the picture.
     name=_text,
-    # SHA-256 of the encoded picture.
-    sha256=_text,
+    # SHA-256 of the encoded picture; null when its file could not be read.
+    sha256=_optional(_text),
     # As in Hugging Face's `Image` feature: the encoded file itself, or where it lies.
     image=pa.struct([pa.field("bytes", pa.binary()), pa.field("path", _text)]),
     # Pixels; null when the picture did not decode.
@@ -897,16 +897,21 @@ def open_table(path: str | Path, schema: pa.Schema) -> pq.ParquetFile:
         If the file is missing or no Parquet file, or its schema is another: names the file and the
         difference.
     """
+    if not Path(path).exists():
+        raise ConsilienceError(f"{printable(path)}: no such table; run the step that makes it")
     try:
         file = pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise ConsilienceError(f"{path}: no such table; run the step that makes it") from None
-    except (OSError, ValueError) as error:  # what Arrow raises depends on what is broken
-        reason = str(error).strip().splitlines()[0]
-        raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
+    except Exception as error:  # what Arrow raises depends on what is broken
+        raise _not_parquet(path, error) from None
     if said := _differences(file.schema_arrow, schema):
         raise ConsilienceError(f"{path}: {'; '.join(said)}; delete it and run again")
     return file
+
+
+def _not_parquet(path: str | Path, error: Exception) -> ConsilienceError:
+    lines = str(error).strip().splitlines()
+    reason = printable(lines[0])[:200] if lines else type(error).__name__
+    return ConsilienceError(f"{printable(path)}: not a Parquet file ({reason}); delete it")
 
 
 def read_table(
@@ -930,10 +935,11 @@ def read_table(
     for path in paths:
         file = open_table(path, schema)
         try:
-            parts.append(file.read(names).select(names).cast(wanted))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
+            part = file.read(names).select(names).cast(wanted)
+            part.validate(full=True)  # text that is not UTF-8, lists that end before they begin
+        except Exception as error:
+            raise _not_parquet(path, error) from None
+        parts.append(part)
     return pa.concat_tables(parts) if parts else wanted.empty_table()
 
 
@@ -958,8 +964,7 @@ def iterate_rows(
             for batch in file.iter_batches(part, columns=schema.names):
                 yield from batch.to_pylist()
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
+            raise _not_parquet(path, error) from None
 
 
 def stack_lists(column: pa.ChunkedArray) -> np.ndarray:
@@ -986,31 +991,51 @@ def read_arrays(paths: str | Path | Sequence[str | Path]) -> dict[str, np.ndarra
     """
     parts = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
+        place = printable(path)
+        if not Path(path).exists():
+            raise ConsilienceError(f"{place}: no such file; run the step that makes it")
         try:
             with np.load(path, allow_pickle=False) as file:
                 parts.append({name: file[name] for name in file.files})
-        except FileNotFoundError:
-            raise ConsilienceError(f"{path}: no such file; run the step that makes it") from None
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ConsilienceError(f"{path}: not a readable .npz ({error}); delete it") from None
+        except Exception as error:  # zip, zlib, the headers' parser and NumPy raise all kinds
+            said = printable(str(error) or type(error).__name__)[:200]
+            raise ConsilienceError(f"{place}: not a readable .npz ({said}); delete it") from None
         if set(parts[-1]) != set(parts[0]):
-            raise ConsilienceError(f"{path}: holds other arrays than the first file; delete both")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            raise ConsilienceError(f"{place}: holds other arrays than the first file; delete both")
+    try:
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    except ValueError as error:  # a number instead of an array; other lengths
+        raise ConsilienceError(f"{place}: its arrays do not fit ({error}); delete it") from None
 
 
 def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then put it in place in one move."""
+    """Call ``write`` with a temporary path beside ``path``, then put it in place in one move.
+
+    Raises
+    ------
+    ConsilienceError
+        If it cannot be written: no space, no permission.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
+    make_folder(path.parent)
+    part = None
     try:
+        handle, part = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        )
+        os.close(handle)
         write(part)
         # mkstemp makes files private; results are as readable as anything else the user writes.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(part, 0o666 & ~umask)
         os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
+    except BaseException as error:
+        if part is not None:
+            Path(part).unlink(missing_ok=True)
+        if isinstance(error, OSError):  # a full disk, a folder that may not be written
+            reason = error.strerror or str(error)
+            raise ConsilienceError(
+                f"{printable(path)}: cannot be written ({reason}); make room or the folder writable"
+            ) from error
         raise

@@ -25,6 +25,8 @@ with steps.logged(snakemake.log[0]) as log:
     for row in rows:
         if row.get("error"):
             log(f"skipped: {row['error']}")
+    if params.on_bad == "stop":
+        images.refuse_unusable(rows)
     log(f"{len(rows)} pictures")
     tables.write_table(
         sorted(rows, key=lambda row: row["name"]), snakemake.output[0], tables.PICTURES
