@@ -13,6 +13,7 @@ min_version("9.27")
 configfile: str(Path(workflow.basedir) / "config.yaml")
 
 
+include: "rules/running.smk"
 include: "rules/assets.smk"
 
 

@@ -29,4 +29,5 @@ rule check:
 
 
 onstart:
+    hold_study(RESULTS)
     answer_question()

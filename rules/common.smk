@@ -19,6 +19,7 @@ SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
 try:
     STUDY = configuration.resolve_study(config, workflow.configfiles)
+    limit_gpus(STUDY["device"])
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
@@ -26,6 +27,7 @@ RESULTS = Path("results") / STUDY["study"]
 LOGS = RESULTS / "logs"
 TIMES = RESULTS / "benchmarks"
 ACTS = STUDY["acts"]
+HOW = configuration.HOW
 WORLD = STUDY["world"]
 SEED = STUDY["seed"]
 THREADS = STUDY["compute_threads"]
@@ -54,9 +56,12 @@ wildcard_constraints:
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
 # on some machines (and made no difference on others): here it is told not to. The library reaches the scripts by path, not by
-# installation, so that other environments need not have it.
+# installation, so that other environments need not have it. Libraries compute with the threads that
+# Snakemake grants the step (OMP_NUM_THREADS), and with no more than the study's.
 shell.prefix(
-    "export PYTHONPATH={library} OMP_NUM_THREADS={threads} "
+    "export PYTHONPATH={library} "
+    "OMP_NUM_THREADS=$((OMP_NUM_THREADS < {threads} ? OMP_NUM_THREADS : {threads})) "
+    "OPENCV_FOR_THREADS_NUM=1 ARROW_IO_THREADS=1 PYTORCH_ENABLE_MPS_FALLBACK=1 "
     "MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 "
     "MALLOC_TOP_PAD_=268435456; ".format(
         library=Path(workflow.basedir) / "workflow", threads=THREADS

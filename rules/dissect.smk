@@ -20,6 +20,7 @@ rule embed_probe:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("embed_probe.py"),
         name=CLIP_NAME,
@@ -48,6 +49,7 @@ rule embed_concepts:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("embed_concepts.py"),
         name=CLIP_NAME,
@@ -77,6 +79,7 @@ rule extract_activations:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("extract_activations.py"),
         model=lambda wildcards: model_spec(wildcards.model),

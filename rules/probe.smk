@@ -19,6 +19,7 @@ rule select_wrong:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("select_wrong.py"),
         model=model_spec(WRONG["model"]) if WRONG else None,

@@ -23,7 +23,7 @@ rule write_report:
         runtime=growing(30),
     params:
         code=code("write_report.py"),
-        study=ordered(STUDY),
+        study=ordered({key: STUDY[key] for key in STUDY if key not in HOW}),
     message:
         "Write the report"
     script:

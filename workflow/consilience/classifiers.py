@@ -26,7 +26,7 @@ Weights = torchvision.models.WeightsEnum
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classifier ready to be asked: in evaluation mode, on the CPU.
+    """A classifier ready to be asked: in evaluation mode, on one device.
 
     Attributes
     ----------
@@ -44,6 +44,15 @@ class Classifier:
     model: torch.nn.Module
     class_names: tuple[str, ...]
     transform: Transform
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies, and its inputs must."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def prepare_input(self, pictures: np.ndarray) -> torch.Tensor:
+        """Return fitted pictures (:meth:`probabilities`) as the model takes them, on its device."""
+        return self.transform.normalize(pictures, self.device)
 
     def layer(self, name: str) -> torch.nn.Module:
         """Return the layer called ``name`` in ``model.named_modules()``.
@@ -87,7 +96,7 @@ class Classifier:
             that is not finite.
         """
         with torch.inference_mode():
-            logits = self.model(self.transform.normalize(pictures))
+            logits = self.model(self.prepare_input(pictures))
         expected = (len(pictures), len(self.class_names))
         if not isinstance(logits, torch.Tensor) or logits.shape != expected:
             what = type(logits).__name__
@@ -101,7 +110,7 @@ class Classifier:
             raise ConsilienceError(
                 f"model {self.name!r} answers with values that are not finite; check its weights"
             )
-        return torch.softmax(logits.float(), dim=1).numpy()
+        return torch.softmax(logits.float(), dim=1).cpu().numpy()
 
 
 def nearest(word: str, words: Sequence[str] | Mapping) -> str:
@@ -429,6 +438,7 @@ def load_classifier(
     checkpoint: str | Path | None = None,
     keep: Sequence[str] | None = None,
     ready: bool = True,
+    device: torch.device | str = "cpu",
 ) -> Classifier:
     """Load a model of the study.
 
@@ -449,6 +459,8 @@ def load_classifier(
     ready
         False leaves the model as it was built and loaded, for who changes its weights and makes
         it ready to be asked then.
+    device
+        Where it computes.
 
     Raises
     ------
@@ -482,8 +494,8 @@ def load_classifier(
         _load_weights(model, *_fetch_weights(spec), spec, len(class_names))
     model.eval().requires_grad_(False)
     if ready:
-        prepare(model, keep, precision)
-    return Classifier(spec["name"], model, class_names, transform)
+        prepare(model, keep, precision, device)
+    return Classifier(spec["name"], model.to(device), class_names, transform)
 
 
 def _forget(model: torch.nn.Module, seed: int) -> None:

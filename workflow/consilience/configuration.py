@@ -14,6 +14,9 @@ from .errors import ConsilienceError
 
 SCHEMA = Path(__file__).parent.parent / "schemas" / "config.schema.yaml"
 
+HOW = ("assets_dir", "assets_mirror", "device", "store")
+"""Keys that say how a study runs, not what it computes: no step is done again for them."""
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error instead of the last one winning."""
