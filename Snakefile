@@ -31,6 +31,8 @@ if not UNREADY:  # while files are missing, fetching them is all there is to do
     include: "rules/judge.smk"
     include: "rules/report.smk"
 
+    name_params()
+
 
 localrules:
     all,
