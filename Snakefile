@@ -13,7 +13,6 @@ min_version("9.27")
 configfile: str(Path(workflow.basedir) / "config.yaml")
 
 
-include: "rules/running.smk"
 include: "rules/assets.smk"
 
 
@@ -31,6 +30,8 @@ if not UNREADY:  # while files are missing, fetching them is all there is to do
     include: "rules/truth.smk"
     include: "rules/judge.smk"
     include: "rules/report.smk"
+
+    name_params()
 
 
 localrules:

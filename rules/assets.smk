@@ -41,12 +41,6 @@ except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
 
-if UNREADY:
-
-    onstart:
-        hold_study(ASSETS_INDEX.parents[1])
-
-
 if PINNED or NAMED:
 
     # No parameters and no environment: where they changed, with the version of a package or from

@@ -29,5 +29,6 @@ rule check:
 
 
 onstart:
-    hold_study(RESULTS)
+    begin_run()
+    write_groups()
     answer_question()

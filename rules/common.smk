@@ -7,19 +7,30 @@ import sys
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, index, provenance
+from consilience import configuration, index, provenance, runs
 from consilience.errors import ConsilienceError
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 from snakemake.logging import logger
+from snakemake.persistence.file import FilePersistence
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
 try:
     STUDY = configuration.resolve_study(config, workflow.configfiles)
-    limit_gpus(STUDY["device"])
+    # Snakemake grants a rule's `gpu=1` up to this limit, which a profile may have set.
+    workflow.register_resource(
+        "gpu",
+        devices.limit_gpus(
+            STUDY["device"],
+            workflow.global_resources.get("gpu").value,
+            workflow.is_main_process,
+        ),
+    )
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
@@ -49,6 +60,7 @@ RENDERED = any("world" in s or "wrong" in s for s in STUDY["pictures"])
 
 wildcard_constraints:
     batch=r"\d+",
+    group=r"\d+",
     shard=r"\d+",
     model="|".join(MODELS),
     method="|".join(map(re.escape, STUDY["cam"]["methods"])),
@@ -87,6 +99,45 @@ def write_lists(name):
 
 
 LISTS = {name: write_lists(name) for name in ("pictures", "probe")}
+# What they say when this run begins: a file can be added, and the lists with it, while it goes on.
+LISTED = {
+    name: {
+        batch: provenance.hash_file(path)
+        for batch, paths in lists.items()
+        for path in paths
+        if workflow.is_main_process
+    }
+    for name, lists in LISTS.items()
+}
+
+
+RUN_LOCK = Path(".snakemake/consilience") / STUDY["study"]
+
+
+def begin_run():
+    """Take the study for this run alone. Profiles turn Snakemake's own lock off: it outlives a
+    Snakemake that is killed, and ending one study takes away another's."""
+    try:
+        runs.claim_study(RUN_LOCK, RESULTS, logger.info)
+    except ConsilienceError as error:
+        raise WorkflowError(f"This study cannot run:\n{error}")
+
+
+def mark_unrecorded():
+    """Have steps done again whose results are there without Snakemake's record of them.
+
+    On a cluster, steps go on where Snakemake is killed. What they were made with is written down
+    by nobody, so that no change would ever outdate them.
+    """
+    persistence = FilePersistence()
+    files = runs.find_unrecorded(
+        RUN_LOCK, RESULTS, lambda path: persistence.metadata(IOFile(path)) is not None
+    )
+    persistence.started(SimpleNamespace(output=[IOFile(path) for path in files]))
+
+
+if workflow.is_main_process:
+    mark_unrecorded()
 
 
 def ordered(value):
@@ -99,12 +150,35 @@ def ordered(value):
     return value
 
 
-def code(script):
-    """Digest of a script, the library modules it imports and the packages these use.
+def code(script, files=()):
+    """Digest of a script, the library modules it imports and the packages these use, and of files
+    of the workflow's own that it reads.
 
     Snakemake itself sees neither modules nor package versions.
     """
-    return provenance.digest(SCRIPTS / script)
+    return provenance.digest(SCRIPTS / script, files)
+
+
+def name_params():
+    """Give every rule a digest of its parameters and their names.
+
+    Snakemake compares the values of all of a rule's parameters as one set: that a seed of 1 and
+    2 threads have become a seed of 2 and 1 thread it does not see.
+    """
+
+    def digest_of(params):
+        def evaluate(wildcards):
+            found = {
+                name: value(wildcards) if callable(value) else value
+                for name, value in params.items()
+            }
+            return sha256(repr(ordered(found)).encode()).hexdigest()[:16]
+
+        return evaluate
+
+    for each in workflow.rules:
+        if params := dict(each.params.items()):
+            each.set_params(named=digest_of(params))
 
 
 def model_spec(name):

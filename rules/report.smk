@@ -1,14 +1,17 @@
 # Last act: the page that tells the whole story.
 
 
+# No inputs: where the workflow lies, and when it came there, says nothing.
+TEMPLATES = [
+    path
+    for path in (Path(workflow.basedir) / "workflow/report").iterdir()
+    if path.suffix in (".j2", ".css", ".js")
+]
+
+
 rule write_report:
     input:
         unpack(report_parts),
-        templates=sorted(
-            path
-            for path in (Path(workflow.basedir) / "workflow/report").iterdir()
-            if path.is_file()
-        ),
     output:
         RESULTS / "report.html",
     log:
@@ -22,7 +25,7 @@ rule write_report:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        code=code("write_report.py"),
+        code=code("write_report.py", TEMPLATES),
         study=ordered({key: STUDY[key] for key in STUDY if key not in HOW}),
     message:
         "Write the report"

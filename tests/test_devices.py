@@ -9,7 +9,7 @@ import pytest
 
 from conftest import REPOSITORY
 from consilience import devices
-from consilience.devices import Gpu, choose_kind, count_gpus, find_gpus, find_installed
+from consilience.devices import Gpu, choose_kind, count_gpus, find_gpus, find_installed, limit_gpus
 from consilience.errors import ConsilienceError
 
 A, B = (f"GPU-{letter * 8}-0000-1111-2222-{letter * 12}" for letter in "ab")
@@ -117,6 +117,20 @@ def test_a_study_that_insists_is_told_that_there_are_none(monkeypatch, device):
         count_gpus(device)
     with pytest.raises(ConsilienceError, match=f"device: {device}, but this step was given no GPU"):
         choose_kind(device, 0)
+
+
+def test_a_profile_may_say_how_many_gpus_steps_have(monkeypatch):
+    put_machine(monkeypatch, [Gpu(A, A)])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert limit_gpus("auto", None, True) == 1
+    assert limit_gpus("auto", 8, True) == 8  # of a cluster, whatever this machine has
+    assert limit_gpus("auto", 0, True) == limit_gpus("cpu", 8, True) == 0
+    with pytest.raises(ConsilienceError, match="device: cuda, but steps may have no GPUs"):
+        limit_gpus("cuda", 0, True)
+    # A job on a cluster's node takes no GPU that the scheduler did not give it.
+    assert limit_gpus("auto", None, False) == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert limit_gpus("auto", None, False) == 1
 
 
 def test_a_step_computes_where_it_was_granted(monkeypatch):

@@ -11,12 +11,11 @@ import pytest
 
 from conftest import REPOSITORY
 from consilience import locks
-from consilience.errors import ConsilienceError
 
 HOLDER = """
 import sys, time
 from consilience import locks
-held = locks.hold(sys.argv[1], "study 'x'")
+held = locks.try_lock(sys.argv[1])
 print("held", flush=True)
 time.sleep(600)
 """
@@ -34,21 +33,15 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_lock_has_one_holder_who_is_named(holder):
-    process, path = holder
+def test_a_lock_has_one_holder(holder):
+    _, path = holder
     assert locks.try_lock(path) is None
-    said = f"study 'x' is being run already, by process {process.pid} on .* since 2"
-    with pytest.raises(ConsilienceError, match=said):
-        locks.hold(path, "study 'x'")
 
 
 def test_a_killed_holder_leaves_nothing_to_clear_away(holder):
     process, path = holder
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with locks.hold(path, "study 'x'"):
-        assert path.read_text().startswith(f"process {os.getpid()} on ")
-        assert len(path.read_text().splitlines()) == 1
     assert locks.try_lock(path) is not None
 
 

@@ -1,5 +1,6 @@
 import logging
 import re
+from pathlib import Path
 
 import pytest
 
@@ -45,3 +46,14 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
     with pytest.raises(ZeroDivisionError), steps.logged(tmp_path / "log"):
         1 / 0  # noqa: B018
     assert "Traceback" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_on_a_full_disk_does_not_end_the_step(capsys):
+    with steps.logged("/dev/full") as log:
+        log("one")
+        log("two")
+        worked = True
+    assert worked
+    said = capsys.readouterr().err
+    assert said == "/dev/full: cannot be written (No space left on device)\n"

@@ -24,9 +24,9 @@ from .classifiers import (
     load_classifier,
 )
 from .errors import ConsilienceError
+from .files import write_atomically
 from .predictions import check_target
 from .randomisation import find_stages
-from .tables import write_atomically
 
 
 def check_model(

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from . import tables, training
+from . import files, training
 from .clip_encoder import ClipEncoder, import_clip, tokenize
 from .errors import ConsilienceError
 from .images import Transform
@@ -291,7 +291,7 @@ def save_clip(model: torch.nn.Module, path: str | Path) -> None:
     buffer = io.BytesIO()  # a file's own name would go into the archive
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     torch.save(state, buffer)
-    tables.write_atomically(path, lambda part: Path(part).write_bytes(buffer.getvalue()))
+    files.write_atomically(path, lambda part: Path(part).write_bytes(buffer.getvalue()))
 
 
 def evaluate_clip(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from .errors import ConsilienceError
-from .tables import write_atomically
+from .files import write_atomically
 
 MARKS = re.compile(r"-[sc]$")
 """What NetDissect's data set, Broden, marks scenes and colours with."""

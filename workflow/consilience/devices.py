@@ -156,6 +156,39 @@ def count_gpus(device: str) -> int:
     return count
 
 
+def limit_gpus(device: str, given: int | None, main: bool) -> int:
+    """Return how many steps may have a GPU at a time; where none may, none gets one.
+
+    Parameters
+    ----------
+    device
+        What the study says.
+    given
+        A limit that a profile or the command line sets: on a cluster, how many GPUs steps may have
+        in all. Without one this machine's are counted.
+    main
+        Whether this is Snakemake's main process. Else it is a job on a cluster, which has what the
+        scheduler shows it.
+
+    Raises
+    ------
+    ConsilienceError
+        If the study insists on GPUs and steps get none.
+    """
+    if device == "cpu":
+        return 0
+    if not main:
+        return len(find_gpus()) if "CUDA_VISIBLE_DEVICES" in os.environ else 0
+    if given is None:
+        return count_gpus(device)
+    if not given and device != "auto":
+        raise ConsilienceError(
+            f"device: {device}, but steps may have no GPUs (resources gpu=0, in the profile or on "
+            "the command line); give the number that there are, or set device: auto"
+        )
+    return given
+
+
 def _lock_folder() -> Path:
     """Return the folder of this user's locks: the same for all of the user's processes here."""
     # Not TMPDIR, which differs between a user's sessions, and between a scheduler's jobs.

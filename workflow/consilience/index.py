@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import ConsilienceError
+from .files import write_atomically
 from .images import batch_of, hash_bytes
 
 
@@ -113,14 +114,20 @@ def _hash_file(path: Path, known: Mapping[str, Sequence]) -> tuple[int, int, str
         raise ConsilienceError(f"{path}: cannot be read ({error.strerror})") from None
 
 
+def read_json(path: Path) -> dict:
+    """Read what is only kept to save work: an object of JSON, empty if there is none to be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_if_changed(path: Path, text: str) -> None:
     """Write a file, atomically, unless it holds that text already."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    write_atomically(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
 
 
 def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) -> list[Path]:
@@ -151,10 +158,7 @@ def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) ->
     """
     target = Path(target)
     seen_file = target / "seen.json"
-    try:
-        known = json.loads(seen_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
+    known = read_json(seen_file)
     seen: dict[str, list] = {}
     entries: dict[str, dict] = {}
 
@@ -197,6 +201,32 @@ def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) ->
         write_if_changed(lists[-1], json.dumps(chosen, indent=1, ensure_ascii=True) + "\n")
     write_if_changed(seen_file, json.dumps(seen, sort_keys=True))
     return lists
+
+
+def group_layers(layers: Sequence[str], known: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Deal a model's layers into groups, each of which takes one pass over the pictures.
+
+    Layers that come to a study later form a group of their own, so that what is there already
+    stays as it is. At first there is one group.
+
+    Parameters
+    ----------
+    layers
+        The layers that the study names now.
+    known
+        The groups so far: names of layers by the group's number.
+
+    Returns
+    -------
+    dict of str to list of str
+        The known groups, also those of which the study names no layer any more, and a new one
+        where there are layers in none.
+    """
+    groups = {number: list(group) for number, group in known.items()}
+    dealt = {layer for group in groups.values() for layer in group}
+    if new := [layer for layer in layers if layer not in dealt]:
+        groups[str(len(groups))] = new
+    return groups
 
 
 def read_index(path: str | Path) -> list[dict]:

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
-
-from .errors import ConsilienceError
 
 
 def try_lock(path: str | Path) -> IO[str] | None:
@@ -46,32 +42,6 @@ def try_lock(path: str | Path) -> IO[str] | None:
     # So that whoever clears away old files leaves it.
     with suppress(OSError):
         os.utime(path)
-    return file
-
-
-def hold(path: str | Path, what: str) -> IO[str]:
-    """Take the lock of a run of ``what``, and write into it whose it is.
-
-    Returns
-    -------
-    file
-        The lock lasts until it is closed or the process ends.
-
-    Raises
-    ------
-    ConsilienceError
-        If another process has it: says which, on which machine and since when.
-    """
-    file = try_lock(path)
-    if file is None:
-        holder = Path(path).read_text(encoding="utf-8").strip() or "another process"
-        raise ConsilienceError(
-            f"{what} is being run already, by {holder} (it holds {path}); wait for it, or stop it"
-        )
-    file.truncate(0)
-    since = time.strftime("%Y-%m-%d %H:%M:%S")
-    file.write(f"process {os.getpid()} on {platform.node()} since {since}\n")
-    file.flush()
     return file
 
 

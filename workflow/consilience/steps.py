@@ -23,13 +23,21 @@ def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
     The last line says what the step took without start-up and imports, whose processor time stands
     beside it. A :class:`ConsilienceError` ends the step with its message alone, in the log and on
     the standard error stream; any other exception is a fault of ours and keeps its traceback, there
-    and in the log.
+    and in the log. A disk too full for the log ends nothing: what is left may do for the result.
     """
     began, before = time.monotonic(), time.process_time()
-    with open(path, "w", encoding="utf-8", buffering=1) as file:
+    with open(path, "wb", buffering=0) as file:
+        failed = False
 
         def log(line: str) -> None:
-            file.write(f"[{time.monotonic() - began:7.1f} s] {line}\n")
+            nonlocal failed
+            text = f"[{time.monotonic() - began:7.1f} s] {line}\n"
+            try:
+                file.write(text.encode(errors="backslashreplace"))
+            except OSError as error:
+                if not failed:
+                    print(f"{path}: cannot be written ({error.strerror})", file=sys.stderr)
+                failed = True
 
         class Messages(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:

@@ -7,10 +7,8 @@ the same bytes.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import ConsilienceError
+from .files import write_atomically
 
 _text = pa.string()
 _index = pa.int32()
@@ -724,21 +723,3 @@ def read_arrays(paths: str | Path | Sequence[str | Path]) -> dict[str, np.ndarra
         if set(parts[-1]) != set(parts[0]):
             raise ConsilienceError(f"{path}: holds other arrays than the first file; delete both")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then put it in place in one move."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    try:
-        write(part)
-        # mkstemp makes files private; results are as readable as anything else the user writes.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise

@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet
 
-from . import tables
+from . import files
 from .classifiers import Classifier, build_architecture, nearest
 from .errors import ConsilienceError
 from .world import TRANSFORM
@@ -365,7 +365,7 @@ def save_weights(model: torch.nn.Module, path: str | Path) -> None:
     """Write a classifier's state dict as safetensors; the same weights give the same bytes."""
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     data = encode_safetensors(state)
-    tables.write_atomically(path, lambda part: Path(part).write_bytes(data))
+    files.write_atomically(path, lambda part: Path(part).write_bytes(data))
 
 
 def count_right(

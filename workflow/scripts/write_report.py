@@ -6,7 +6,7 @@ from consilience import explain_params, lime_image, provenance, report, steps, t
 
 with steps.logged(snakemake.log[0]) as log:
     study, parts = snakemake.params.study, dict(snakemake.input.items())
-    templates, weights = parts.pop("templates"), parts.pop("weights")
+    weights = parts.pop("weights")
     params = {
         Path(path).parent.name: explain_params.read_params(path)
         for path in parts.pop("explain_params", [])
