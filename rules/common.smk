@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, index, provenance, runs
+from consilience import configuration, devices, index, provenance, runs
 from consilience.errors import ConsilienceError
 from snakemake.exceptions import WorkflowError
 from snakemake.io import IOFile
