@@ -35,6 +35,8 @@ if not UNREADY:  # while files are missing, fetching them is all there is to do
     include: "rules/benchmark.smk"
     include: "rules/report.smk"
 
+    name_params()
+
 
 localrules:
     all,

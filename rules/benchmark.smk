@@ -53,6 +53,7 @@ rule measure_responses:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("measure_responses.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -72,7 +73,10 @@ rule measure_responses:
 
 rule plant_neurons:
     input:
-        activations=rules.extract_activations.output,
+        activations=lambda wildcards: expand(
+            by_group(rules.extract_activations.output, model=wildcards.model),
+            shard=wildcards.shard,
+        ),
         pictures=RESULTS / "probe/{shard}.parquet",
     output:
         BENCH / "{model}/planted-{shard}.parquet",
@@ -99,14 +103,14 @@ rule plant_neurons:
 
 use rule choose_temperature as choose_temperature_of with:
     output:
-        BENCH / "temperature-{similarity}.parquet",
+        table=BENCH / "temperature-{similarity}.parquet",
     log:
         LOGS / "choose_temperature_of-{similarity}.log",
     benchmark:
         TIMES / "choose_temperature_of-{similarity}.tsv"
     params:
         code=code("choose_temperature.py"),
-        layers=[[name, MODELS[name]["dissect_layers"]] for name in DISSECTED],
+        layers=PLACED,
         held_out=STUDY["dissection"]["held_out"],
         similarity=lambda wildcards: wildcards.similarity,
         settings=lambda wildcards: settings_of(wildcards.similarity),
@@ -120,7 +124,10 @@ use rule label_neurons as label_by with:
     input:
         activations=labelled_activations,
         untrained=lambda wildcards: (
-            expand(rules.extract_untrained.output, shard=SHARDS, **wildcards)
+            expand(
+                by_group(rules.extract_untrained.output, model=wildcards.model),
+                shard=SHARDS,
+            )
             if STUDY["dissection"]["untrained"]
             else []
         ),
@@ -130,7 +137,6 @@ use rule label_neurons as label_by with:
     output:
         neurons=BENCH / "{model}/{crowd}-{similarity}.parquet",
         resampled=temp(BENCH / "{model}/{crowd}-{similarity}-resampled.parquet"),
-        descriptions=BENCH / "{model}/{crowd}-{similarity}.csv",
     log:
         LOGS / "label_by-{model}-{crowd}-{similarity}.log",
     benchmark:

@@ -30,4 +30,6 @@ rule check:
 
 
 onstart:
+    begin_run()
+    write_groups()
     answer_question()

@@ -9,14 +9,26 @@ import sys
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, extensions, files, index, outlook, provenance
+from consilience import (
+    configuration,
+    devices,
+    extensions,
+    files,
+    index,
+    outlook,
+    provenance,
+    runs,
+)
 from consilience.errors import ConsilienceError
 from consilience.similarity import SIMILARITIES
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 from snakemake.logging import logger
+from snakemake.persistence.file import FilePersistence
 from snakemake.settings.enums import Quietness
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
@@ -29,12 +41,22 @@ try:
     if workflow.is_main_process:
         configuration.check_files(STUDY)
         files.make_folder(RESULTS)
+    # Snakemake grants a rule's `gpu=1` up to this limit, which a profile may have set.
+    workflow.register_resource(
+        "gpu",
+        devices.limit_gpus(
+            STUDY["device"],
+            workflow.global_resources.get("gpu").value,
+            workflow.is_main_process,
+        ),
+    )
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
 LOGS = RESULTS / "logs"
 TIMES = RESULTS / "benchmarks"
 ACTS = STUDY["acts"]
+HOW = configuration.HOW
 WORLD = STUDY["world"]
 SEED = STUDY["seed"]
 THREADS = STUDY["compute_threads"]
@@ -79,6 +101,7 @@ if workflow.is_main_process:
 
 wildcard_constraints:
     batch=r"\d+",
+    group=r"\d+",
     shard=r"\d+",
     model="|".join(MODELS),
     method="|".join(map(re.escape, STUDY["cam"]["methods"])),
@@ -91,11 +114,14 @@ wildcard_constraints:
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
 # on some machines (and made no difference on others): here it is told not to. The library reaches
-# the scripts by path, not by installation, so that other environments need not have it. Snakemake
-# fills in what stands in braces: those of the path are doubled.
+# the scripts by path, not by installation, so that other environments need not have it. Libraries
+# compute with the threads that Snakemake grants the step (OMP_NUM_THREADS), and with no more than the
+# study's. Snakemake fills in what stands in braces: those of the path are doubled.
 LIBRARY = shlex.quote(str(Path(workflow.basedir) / "workflow"))
 shell.prefix(
-    "export PYTHONPATH={library} OMP_NUM_THREADS={threads} "
+    "export PYTHONPATH={library} "
+    "OMP_NUM_THREADS=$((OMP_NUM_THREADS < {threads} ? OMP_NUM_THREADS : {threads})) "
+    "OPENCV_FOR_THREADS_NUM=1 ARROW_IO_THREADS=1 PYTORCH_ENABLE_MPS_FALLBACK=1 "
     "MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 "
     "MALLOC_TOP_PAD_=268435456; ".format(
         library=LIBRARY.replace("{", "{{").replace("}", "}}"), threads=THREADS
@@ -123,6 +149,45 @@ def write_lists(name):
 
 
 LISTS = {name: write_lists(name) for name in ("pictures", "probe")}
+# What they say when this run begins: a file can be added, and the lists with it, while it goes on.
+LISTED = {
+    name: {
+        batch: provenance.hash_file(path)
+        for batch, paths in lists.items()
+        for path in paths
+        if workflow.is_main_process
+    }
+    for name, lists in LISTS.items()
+}
+
+
+RUN_LOCK = Path(".snakemake/consilience") / STUDY["study"]
+
+
+def begin_run():
+    """Take the study for this run alone. Profiles turn Snakemake's own lock off: it outlives a
+    Snakemake that is killed, and ending one study takes away another's."""
+    try:
+        runs.claim_study(RUN_LOCK, RESULTS, logger.info)
+    except ConsilienceError as error:
+        raise WorkflowError(f"This study cannot run:\n{error}")
+
+
+def mark_unrecorded():
+    """Have steps done again whose results are there without Snakemake's record of them.
+
+    On a cluster, steps go on where Snakemake is killed. What they were made with is written down
+    by nobody, so that no change would ever outdate them.
+    """
+    persistence = FilePersistence()
+    files = runs.find_unrecorded(
+        RUN_LOCK, RESULTS, lambda path: persistence.metadata(IOFile(path)) is not None
+    )
+    persistence.started(SimpleNamespace(output=[IOFile(path) for path in files]))
+
+
+if workflow.is_main_process:
+    mark_unrecorded()
 
 # Where Snakemake's own report (`--report`) has each table: category, subcategory, and its title.
 SHOWN = {
@@ -184,12 +249,35 @@ def ordered(value):
     return value
 
 
-def code(script):
-    """Digest of a script, the library modules it imports and the packages these use.
+def code(script, files=()):
+    """Digest of a script, the library modules it imports and the packages these use, and of files
+    of the workflow's own that it reads.
 
     Snakemake itself sees neither modules nor package versions.
     """
-    return provenance.digest(SCRIPTS / script)
+    return provenance.digest(SCRIPTS / script, files)
+
+
+def name_params():
+    """Give every rule a digest of its parameters and their names.
+
+    Snakemake compares the values of all of a rule's parameters as one set: that a seed of 1 and
+    2 threads have become a seed of 2 and 1 thread it does not see.
+    """
+
+    def digest_of(params):
+        def evaluate(wildcards):
+            found = {
+                name: value(wildcards) if callable(value) else value
+                for name, value in params.items()
+            }
+            return sha256(repr(ordered(found)).encode()).hexdigest()[:16]
+
+        return evaluate
+
+    for each in workflow.rules:
+        if params := dict(each.params.items()):
+            each.set_params(named=digest_of(params))
 
 
 def registered(kind, names):
@@ -539,7 +627,10 @@ def labelled_layers(wildcards):
 def labelled_activations(wildcards):
     """Recorded activations, of the layers' own neurons or with planted ones beside them."""
     if wildcards.crowd == "own":
-        return expand(rules.extract_activations.output, shard=SHARDS, **wildcards)
+        return expand(
+            by_group(rules.extract_activations.output, model=wildcards.model),
+            shard=SHARDS,
+        )
     return expand(rules.plant_neurons.output, shard=SHARDS, **wildcards)
 
 
@@ -555,8 +646,8 @@ def temperature_of(wildcards):
     if "absent-words" not in STUDY["dissection"].get(similarity, {}).values():
         return []
     if similarity == STUDY["dissection"]["similarity"]:
-        return rules.choose_temperature.output
-    return expand(rules.choose_temperature_of.output, similarity=similarity)
+        return rules.choose_temperature.output.table
+    return expand(rules.choose_temperature_of.output.table, similarity=similarity)
 
 
 def explained_files(names, batch=None):

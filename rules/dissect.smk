@@ -4,6 +4,65 @@
 CLIP_NAME = (STUDY["clip"] or {}).get("name")
 
 
+# Layers share passes over the pictures in groups. One that comes to the study later makes a group of
+# its own, so that what is there already stays. Written down when a run begins, since which layers
+# came first shows nowhere else; by architecture, since another one has other layers.
+GROUPS_FILE = RESULTS / "index" / "layers.json"
+KNOWN_GROUPS = index.read_json(GROUPS_FILE)
+
+
+def network(name):
+    """What decides which layers a model has, as a short digest."""
+    spec = model_spec(name)
+    said = [spec.get(key) for key in ("architecture", "arguments", "code")]
+    return sha256(repr(said).encode()).hexdigest()[:8]
+
+
+GROUPS = {
+    name: index.group_layers(
+        MODELS[name]["dissect_layers"],
+        KNOWN_GROUPS.get(name, {}).get(network(name), {}),
+    )
+    for name in DISSECTED
+}
+# Those with a layer that the study asks for, which is not always one that it once asked for.
+ASKED = [
+    (name, group)
+    for name in DISSECTED
+    for group, layers in GROUPS[name].items()
+    if set(layers) & set(MODELS[name]["dissect_layers"])
+]
+
+
+def write_groups():
+    """Write down which layers share a pass, for the jobs and for later runs."""
+    known = {
+        name: KNOWN_GROUPS.get(name, {}) | {network(name): GROUPS[name]}
+        for name in DISSECTED
+    }
+    index.write_if_changed(
+        GROUPS_FILE, json.dumps(KNOWN_GROUPS | known, indent=1, sort_keys=True) + "\n"
+    )
+
+
+def layers_of(wildcards):
+    """The layers of a group, perhaps some among them that the study asks for no more."""
+    return GROUPS[wildcards.model][wildcards.group]
+
+
+def wanted_layers(wildcards):
+    """Those of them that the study asks for."""
+    named = MODELS[wildcards.model]["dissect_layers"]
+    return [layer for layer in layers_of(wildcards) if layer in named]
+
+
+def by_group(pattern, model=None):
+    """A pattern filled in for each group that the study asks for, of one model or of all."""
+    asked = [pair for pair in ASKED if model in (None, pair[0])]
+    models, groups = zip(*asked) if asked else ((), ())
+    return expand(pattern, zip, model=models, group=groups, allow_missing=True)
+
+
 rule embed_probe:
     input:
         clip=clip_files,
@@ -20,6 +79,7 @@ rule embed_probe:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("embed_probe.py"),
         name=CLIP_NAME,
@@ -48,6 +108,7 @@ rule embed_concepts:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("embed_concepts.py"),
         name=CLIP_NAME,
@@ -66,21 +127,22 @@ rule extract_activations:
         classes=lambda wildcards: class_name_files([wildcards.model]),
         pictures=RESULTS / "probe/{shard}.parquet",
     output:
-        RESULTS / "dissect/{model}/activations-{shard}.parquet",
+        RESULTS / "dissect/{model}/activations-{group}-{shard}.parquet",
     log:
-        LOGS / "extract_activations-{model}-{shard}.log",
+        LOGS / "extract_activations-{model}-{group}-{shard}.log",
     benchmark:
-        TIMES / "extract_activations-{model}-{shard}.tsv"
+        TIMES / "extract_activations-{model}-{group}-{shard}.tsv"
     conda:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("extract_activations.py"),
         model=lambda wildcards: model_spec(wildcards.model),
-        layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        layers=layers_of,
         pool=lambda wildcards: MODELS[wildcards.model]["pool"],
         tokens=lambda wildcards: MODELS[wildcards.model]["tokens"],
         compute_threads=THREADS,
@@ -97,15 +159,15 @@ use rule extract_activations as extract_untrained with:
         classes=lambda wildcards: class_name_files([wildcards.model]),
         pictures=RESULTS / "probe/{shard}.parquet",
     output:
-        RESULTS / "dissect/{model}/untrained-{shard}.parquet",
+        RESULTS / "dissect/{model}/untrained-{group}-{shard}.parquet",
     log:
-        LOGS / "extract_untrained-{model}-{shard}.log",
+        LOGS / "extract_untrained-{model}-{group}-{shard}.log",
     benchmark:
-        TIMES / "extract_untrained-{model}-{shard}.tsv"
+        TIMES / "extract_untrained-{model}-{group}-{shard}.tsv"
     params:
         code=code("extract_activations.py"),
         model=lambda wildcards: untrained_spec(wildcards.model),
-        layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        layers=layers_of,
         pool=lambda wildcards: MODELS[wildcards.model]["pool"],
         tokens=lambda wildcards: MODELS[wildcards.model]["tokens"],
         compute_threads=THREADS,
@@ -113,11 +175,19 @@ use rule extract_activations as extract_untrained with:
         "Show shard {wildcards.shard} to {wildcards.model} as it is before any training"
 
 
+# Layers by model, each with the place of its group among those that are asked for.
+PLACED = [
+    [name, layer, place]
+    for name in DISSECTED
+    for layer in MODELS[name]["dissect_layers"]
+    for place, (other, group) in enumerate(ASKED)
+    if other == name and layer in GROUPS[name][group]
+]
+
+
 rule choose_temperature:
     input:
-        activations=expand(
-            rules.extract_activations.output, model=DISSECTED, shard=SHARDS
-        ),
+        activations=expand(by_group(rules.extract_activations.output), shard=SHARDS),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
         concepts=rules.embed_concepts.output.concepts,
     output:
@@ -135,7 +205,7 @@ rule choose_temperature:
         runtime=growing(30),
     params:
         code=code("choose_temperature.py"),
-        layers=[[name, MODELS[name]["dissect_layers"]] for name in DISSECTED],
+        layers=PLACED,
         held_out=STUDY["dissection"]["held_out"],
         similarity=STUDY["dissection"]["similarity"],
         settings={
@@ -161,19 +231,12 @@ rule label_neurons:
         concepts=rules.embed_concepts.output.concepts,
         temperature=rules.choose_temperature.output.table if CHOOSES_TEMPERATURE else [],
     output:
-        neurons=RESULTS / "dissect/{model}/neurons.parquet",
-        resampled=RESULTS / "dissect/{model}/resampled.parquet",
-        descriptions=shown(
-            RESULTS / "dissect/{model}/descriptions.csv",
-            "descriptions",
-            "3 Neurons",
-            "Descriptions as CLIP-Dissect writes them",
-            {"Model": "{model}"},
-        ),
+        neurons=RESULTS / "dissect/{model}/neurons-{group}.parquet",
+        resampled=RESULTS / "dissect/{model}/resampled-{group}.parquet",
     log:
-        LOGS / "label_neurons-{model}.log",
+        LOGS / "label_neurons-{model}-{group}.log",
     benchmark:
-        TIMES / "label_neurons-{model}.tsv"
+        TIMES / "label_neurons-{model}-{group}.tsv"
     conda:
         "../envs/base.yaml"
     threads: 1
@@ -182,7 +245,7 @@ rule label_neurons:
         runtime=growing(30),
     params:
         code=code("label_neurons.py"),
-        layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        layers=wanted_layers,
         similarity=STUDY["dissection"]["similarity"],
         settings=similarity_settings(),
         held_out=STUDY["dissection"]["held_out"],
@@ -199,7 +262,9 @@ rule label_neurons:
 
 rule draw_neuron_cards:
     input:
-        neurons=rules.label_neurons.output.neurons,
+        neurons=lambda wildcards: by_group(
+            rules.label_neurons.output.neurons, model=wildcards.model
+        ),
         pictures=expand(RESULTS / "probe/{shard}.parquet", shard=SHARDS),
     output:
         shown(
@@ -231,13 +296,23 @@ rule draw_neuron_cards:
 rule compare_models:
     input:
         check=checked(),
-        neurons=expand(rules.label_neurons.output.neurons, model=DISSECTED),
-        resampled=expand(rules.label_neurons.output.resampled, model=DISSECTED),
+        neurons=by_group(rules.label_neurons.output.neurons),
+        resampled=by_group(rules.label_neurons.output.resampled),
         concepts=rules.embed_concepts.output.concepts if DISSECTED else [],
         class_names=rules.embed_concepts.output.class_names if DISSECTED else [],
         published=published_files(),
         categories=category_files(),
     output:
+        by_model=[
+            shown(
+                RESULTS / f"dissect/{name}/descriptions.csv",
+                "descriptions",
+                "3 Neurons",
+                "Descriptions as CLIP-Dissect writes them",
+                {"Model": name},
+            )
+            for name in DISSECTED
+        ],
         neurons=RESULTS / "tables/neurons.parquet",
         concepts=RESULTS / "tables/concepts.parquet",
         comparison=RESULTS / "tables/comparison.parquet",
@@ -254,6 +329,7 @@ rule compare_models:
         runtime=growing(10),
     params:
         code=code("compare_models.py"),
+        layers=[[name, MODELS[name]["dissect_layers"]] for name in DISSECTED],
         published=ordered(PUBLISHED),
         top=STUDY["comparison"]["top"],
         world_words=STUDY["concepts"] == "world",

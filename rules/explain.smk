@@ -21,6 +21,7 @@ rule predict:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("predict.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -56,6 +57,7 @@ rule explain_cam:
     resources:
         mem_mb=growing(4000),
         runtime=growing(240),
+        gpu=1,
     params:
         code=code("explain_cam.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -116,6 +118,7 @@ rule explain_lime:
     resources:
         mem_mb=growing(4000),
         runtime=growing(240),
+        gpu=1,
     params:
         code=code("explain_lime.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -149,6 +152,7 @@ rule repeat_lime:
     resources:
         mem_mb=growing(4000),
         runtime=growing(480),
+        gpu=1,
     params:
         code=code("repeat_lime.py"),
         model=lambda wildcards: model_spec(wildcards.model),

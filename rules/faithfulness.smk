@@ -20,6 +20,7 @@ rule measure_faithfulness:
     resources:
         mem_mb=growing(4000),
         runtime=growing(240),
+        gpu=1,
     params:
         code=code("measure_faithfulness.py"),
         model=lambda wildcards: model_spec(wildcards.model),

@@ -19,6 +19,7 @@ rule select_wrong:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("select_wrong.py"),
         model=model_spec(WRONG["model"]) if WRONG else None,
@@ -31,6 +32,19 @@ rule select_wrong:
         "Draw pictures that a model is wrong about"
     script:
         "../workflow/scripts/select_wrong.py"
+
+
+def gathering(name):
+    """What gathering depends on beside the lists of files: of rendered pictures all that they are
+    made from, of files nothing, so that the seed does not concern them."""
+    rendered = [source["world"] for source in STUDY[name] if "world" in source]
+    drawn = name == "pictures" and WRONG
+    return {
+        "world": ordered(rendered),
+        "seed": SEED if rendered else None,
+        "size": WORLD["size"] if rendered else None,
+        "batches": len(LISTS[name]) if rendered or drawn else None,
+    }
 
 
 rule gather_pictures:
@@ -53,14 +67,11 @@ rule gather_pictures:
         runtime=growing(20),
     params:
         code=code("gather_pictures.py"),
-        world=ordered(
-            [source["world"] for source in STUDY["pictures"] if "world" in source]
-        ),
         kind="study",
         on_bad=STUDY["on_bad_picture"],
-        seed=SEED,
-        size=WORLD["size"] if WORLD else None,
-        batches=len(BATCHES),
+        settings=gathering("pictures"),
+        # Of what the list said when this run began, whatever it says when the job reads it.
+        listed=lambda wildcards: LISTED["pictures"].get(int(wildcards.batch)),
     message:
         "Gather the pictures of batch {wildcards.batch}"
     script:
@@ -85,14 +96,11 @@ rule gather_probe:
         runtime=growing(20),
     params:
         code=code("gather_pictures.py"),
-        world=ordered(
-            [source["world"] for source in STUDY["probe"] if "world" in source]
-        ),
         kind="probe",
         on_bad=STUDY["on_bad_picture"],
-        seed=SEED,
-        size=WORLD["size"] if WORLD else None,
-        batches=len(SHARDS),
+        settings=gathering("probe"),
+        # Of what the list said when this run began, whatever it says when the job reads it.
+        listed=lambda wildcards: LISTED["probe"].get(int(wildcards.batch)),
     message:
         "Gather the probe pictures of shard {wildcards.batch}"
     script:

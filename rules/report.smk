@@ -27,14 +27,17 @@ rule draw_thumbnails:
         "../workflow/scripts/draw_thumbnails.py"
 
 
+# No inputs: where the workflow lies, and when it came there, says nothing.
+TEMPLATES = [
+    path
+    for path in (Path(workflow.basedir) / "workflow/report").iterdir()
+    if path.suffix in (".j2", ".css", ".js")
+]
+
+
 rule write_report:
     input:
         unpack(report_parts),
-        templates=sorted(
-            path
-            for path in (Path(workflow.basedir) / "workflow/report").iterdir()
-            if path.is_file() and path.suffix != ".typ"
-        ),
     output:
         # Pictures that are too many to stand in the page lie beside it.
         **({"pictures": directory(RESULTS / "report_pictures")} if BESIDE else {}),
@@ -56,8 +59,8 @@ rule write_report:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        code=code("write_report.py"),
-        study=ordered(STUDY),
+        code=code("write_report.py", TEMPLATES),
+        study=ordered({key: STUDY[key] for key in STUDY if key not in HOW}),
         registered=described_extensions(),
         tables=final_tables(),
         times=TIMES,

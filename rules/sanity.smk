@@ -24,6 +24,7 @@ rule check_sanity:
     resources:
         mem_mb=growing(6000),
         runtime=growing(240),
+        gpu=1,
     params:
         code=code("check_sanity.py"),
         model=lambda wildcards: model_spec(wildcards.model),

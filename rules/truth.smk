@@ -25,6 +25,7 @@ rule measure_effects:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("measure_effects.py"),
         model=lambda wildcards: model_spec(wildcards.model),

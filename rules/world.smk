@@ -86,6 +86,7 @@ rule train_classifier:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("train_classifier.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -118,6 +119,7 @@ rule train_clip:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("train_clip.py"),
         settings=ordered(STUDY["clip"]["train"]) if STUDY["clip"] else None,

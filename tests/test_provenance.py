@@ -1,6 +1,10 @@
+import os
+import sys
+
 import pytest
 
 import consilience
+from conftest import REPOSITORY
 from consilience import provenance
 
 
@@ -27,7 +31,7 @@ def digest_after(library, file, text):
 
 def test_what_a_script_depends_on(library):
     code, versions = provenance.dependencies(library / "step.py")
-    assert sorted(code) == ["first.py", "second.py", "step.py"]
+    assert sorted(code) == ["first.py", "scripts/step.py", "second.py"]
     assert list(versions) == ["numpy"]
 
 
@@ -64,8 +68,45 @@ def test_where_the_checkout_lies_does_not_count(library, tmp_path, monkeypatch):
     assert provenance.digest(moved / "step.py") == before
 
 
+def test_what_only_a_type_checker_imports_does_not_count(library):
+    text = (
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from .other import x\n    import torch\n"
+        "else:\n    import numpy\n"
+    )
+    (library / "consilience/second.py").write_text(text)
+    code, versions = provenance.dependencies(library / "step.py")
+    assert sorted(code) == ["first.py", "scripts/step.py", "second.py"]
+    assert list(versions) == ["numpy"]
+
+
+def test_packages_that_a_package_computes_with_count(library):
+    (library / "consilience/second.py").write_text("import lime\n")
+    _, versions = provenance.dependencies(library / "step.py")
+    assert list(versions) == ["lime", "numpy", "scipy", "skimage", "sklearn"]
+
+
+@pytest.mark.parametrize("script", sorted((REPOSITORY / "workflow/scripts").glob("*.py")))
+def test_every_package_that_a_step_imports_has_a_version(script):
+    code, versions = provenance.dependencies(script)
+    paths = [script, *(provenance.LIBRARY / name for name in code if "/" not in name)]
+    for path in paths:
+        for name in provenance._parse(path)[2] - sys.stdlib_module_names:
+            assert name in versions, f"{path.name} imports {name}"
+
+
+def test_other_files_that_a_script_reads_count_by_content(library):
+    page = library / "page.j2"
+    page.write_text("one")
+    before = provenance.digest(library / "step.py", [page])
+    os.utime(page, (1, 1))
+    assert provenance.digest(library / "step.py", [page]) == before
+    page.write_text("two")
+    assert provenance.digest(library / "step.py", [page]) != before
+
+
 def test_packages_are_found_by_the_names_they_are_imported_by():
-    for name in ("PIL", "skimage", "yaml", "clip", "pytorch_grad_cam", "torch"):
+    for name in ("PIL", "skimage", "yaml", "clip", "pytorch_grad_cam", "torch", "cv2"):
         assert provenance.package_version(name), name
     assert provenance.package_version("json") is None
 

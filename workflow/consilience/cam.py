@@ -564,7 +564,7 @@ def explain_cam(
     try:
         with torch.set_grad_enabled(cam.uses_gradients), np.errstate(all="ignore"):
             for part in _parts(views, batch_size if cam.takes_batches else 1):
-                inputs = classifier.transform.normalize(np.stack(views[part])).to(dtype)
+                inputs = classifier.prepare_input(np.stack(views[part])).to(dtype)
                 heatmaps = cam(inputs, [ClassifierOutputTarget(int(t)) for t in targets[part]])
                 index = list(places).index(first)
                 for heatmap, *layer_maps in zip(heatmaps, *cam.layer_maps, strict=True):
@@ -616,7 +616,7 @@ def _check_layers(
     try:
         with torch.no_grad():
             dtype = next(classifier.model.parameters()).dtype
-            classifier.model(classifier.transform.normalize(view[None]).to(dtype))
+            classifier.model(classifier.prepare_input(view[None]).to(dtype))
     finally:
         for handle in handles:
             handle.remove()

@@ -25,9 +25,9 @@ from .classifiers import (
 )
 from .errors import ConsilienceError
 from .extensions import check as check_extensions
+from .files import write_atomically
 from .predictions import check_target
 from .randomisation import find_stages
-from .tables import write_atomically
 
 
 def check_model(

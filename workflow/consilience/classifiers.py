@@ -27,7 +27,7 @@ Weights = torchvision.models.WeightsEnum
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classifier ready to be asked: in evaluation mode, on the CPU.
+    """A classifier ready to be asked: in evaluation mode, on one device.
 
     Attributes
     ----------
@@ -45,6 +45,15 @@ class Classifier:
     model: torch.nn.Module
     class_names: tuple[str, ...]
     transform: Transform
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies, and its inputs must."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def prepare_input(self, pictures: np.ndarray) -> torch.Tensor:
+        """Return fitted pictures (:meth:`probabilities`) as the model takes them, on its device."""
+        return self.transform.normalize(pictures, self.device)
 
     def layer(self, name: str) -> torch.nn.Module:
         """Return the layer called ``name`` in ``model.named_modules()``.
@@ -89,7 +98,7 @@ class Classifier:
         """
         try:
             with torch.inference_mode():
-                logits = self.model(self.transform.normalize(pictures))
+                logits = self.model(self.prepare_input(pictures))
         except (RuntimeError, ValueError, AssertionError) as error:  # layers raise all of these
             height, width = pictures.shape[1:3]
             raise ConsilienceError(
@@ -109,7 +118,7 @@ class Classifier:
             raise ConsilienceError(
                 f"model {self.name!r} answers with values that are not finite; check its weights"
             )
-        return torch.softmax(logits.float(), dim=1).numpy()
+        return torch.softmax(logits.float(), dim=1).cpu().numpy()
 
 
 def nearest(word: str, words: Sequence[str] | Mapping) -> str:
@@ -418,6 +427,7 @@ def load_classifier(
     checkpoint: str | Path | None = None,
     keep: Sequence[str] | None = None,
     ready: bool = True,
+    device: torch.device | str = "cpu",
 ) -> Classifier:
     """Load a model of the study.
 
@@ -438,6 +448,8 @@ def load_classifier(
     ready
         False leaves the model as it was built and loaded, for who changes its weights and makes
         it ready to be asked then.
+    device
+        Where it computes.
 
     Raises
     ------
@@ -471,8 +483,8 @@ def load_classifier(
         _load_weights(model, *_fetch_weights(spec), spec, len(class_names))
     model.eval().requires_grad_(False)
     if ready:
-        prepare(model, keep, precision)
-    return Classifier(spec["name"], model, class_names, transform)
+        prepare(model, keep, precision, device)
+    return Classifier(spec["name"], model.to(device), class_names, transform)
 
 
 def _forget(model: torch.nn.Module, seed: int) -> None:

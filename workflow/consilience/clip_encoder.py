@@ -78,11 +78,11 @@ def _unit(vectors: torch.Tensor, what: str) -> np.ndarray:
             f"CLIP gives {what} {int(bad.nonzero()[0])} an embedding of length "
             f"{float(length[bad][0])}; check its weights"
         )
-    return (vectors / length).numpy()
+    return (vectors / length).cpu().numpy()
 
 
 class ClipEncoder:
-    """A model of the ``clip`` package, in evaluation mode, float32, on the CPU.
+    """A model of the ``clip`` package, in evaluation mode, float32.
 
     Parameters
     ----------
@@ -90,11 +90,13 @@ class ClipEncoder:
         A ``clip.model.CLIP``.
     preprocess
         Maps a PIL picture to float32 (3, side, side), as ``clip.load`` gives it.
+    device
+        Where it computes.
     """
 
-    def __init__(self, model: torch.nn.Module, preprocess):
-        self.model = model.eval().float().requires_grad_(False)
-        self.preprocess = preprocess
+    def __init__(self, model: torch.nn.Module, preprocess, device: torch.device | str = "cpu"):
+        self.model = model.eval().float().requires_grad_(False).to(device)
+        self.preprocess, self.device = preprocess, device
 
     def embed_pictures(
         self, pictures: Sequence[Image.Image | np.ndarray], batch: int = 64
@@ -126,7 +128,7 @@ class ClipEncoder:
             ]
             ready = torch.stack([self.preprocess(picture.convert("RGB")) for picture in some])
             with torch.inference_mode():
-                parts.append(self.model.encode_image(ready))
+                parts.append(self.model.encode_image(ready.to(self.device)))
             counted.advance(len(some))
         return _unit(torch.cat(parts) if parts else self._nothing(), "picture")
 
@@ -164,7 +166,7 @@ class ClipEncoder:
             for template in templates:
                 texts = [template.replace("{}", word) for word in some]
                 with torch.inference_mode():
-                    tokens = tokenize(texts, self.model.context_length)
+                    tokens = tokenize(texts, self.model.context_length).to(self.device)
                     vectors = self.model.encode_text(tokens).float()
                 mean = mean + torch.from_numpy(_unit(vectors, "text"))
             parts.append(mean)
@@ -175,7 +177,7 @@ class ClipEncoder:
         return torch.empty(0, self.model.text_projection.shape[1])
 
 
-def load_clip(path_or_name: str | Path) -> ClipEncoder:
+def load_clip(path_or_name: str | Path, device: torch.device | str = "cpu") -> ClipEncoder:
     """Load a CLIP as ``clip.load`` does, which passes weights through float16.
 
     Nothing in the file is executed: of an archive of TorchScript, as OpenAI gives its models out,
@@ -186,6 +188,8 @@ def load_clip(path_or_name: str | Path) -> ClipEncoder:
     path_or_name
         A state dict (or one of OpenAI's archives) on disk, or the name of one of OpenAI's models,
         such as ``ViT-B/16``, which is fetched into ``~/.cache/clip`` when it is not there.
+    device
+        Where it computes.
 
     Raises
     ------
@@ -231,4 +235,4 @@ def load_clip(path_or_name: str | Path) -> ClipEncoder:
             f"clip {name!r}: not a CLIP that clip.load takes ({' '.join(lines[:2])[:200]}); give a "
             "state dict of clip.model.CLIP"
         ) from None
-    return ClipEncoder(model, preprocess)
+    return ClipEncoder(model, preprocess, device)

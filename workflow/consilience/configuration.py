@@ -43,6 +43,9 @@ _DEEPEST = 100
 CATEGORIES = Path(__file__).parent.parent / "categories"
 """Folder of the lists of words by category that come with the project."""
 
+HOW = ("assets_dir", "assets_mirror", "device", "store")
+"""Keys that say how a study runs, not what it computes: no step is done again for them."""
+
 
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML in which a key given twice is an error instead of the last one winning."""
@@ -647,11 +650,14 @@ def check_files(study: Mapping) -> None:
         m["classes"] for m in study["models"] if isinstance(m["classes"], str)
     ):
         read(words.read_class_names, path)
-    if study["comparison"]["categories"] or study["published"]:
+    categories = study["comparison"]["categories"]
+    # Those that come with the project are not read here.
+    brought = categories and find_categories(categories).parent != CATEGORIES
+    if brought or study["published"]:
         from . import descriptions  # here, since Arrow takes its time
 
-        if study["comparison"]["categories"]:
-            read(descriptions.read_categories, study["comparison"]["categories"])
+        if brought:
+            read(descriptions.read_categories, categories)
         for entry in study["published"]:
             read(descriptions.read_all, [entry])
     if study["acts"]["lime"] and (given := study["lime"]["params"]):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .csv_files import read_sheet
 from .errors import ConsilienceError, shown
-from .tables import write_atomically
+from .files import write_atomically
 
 MARKS = re.compile(r"-[sc]$")
 """What NetDissect's data set, Broden, marks scenes and colours with."""

@@ -705,7 +705,7 @@ Cosines lie within ±1, so that at 0.1 the softmax is linear in them up to a few
 
 
 def choose_temperature(
-    probes: Mapping[str, tuple[ProbeSet, Sequence[str]]],
+    probes: Iterable[tuple[str, str, ProbeSet]],
     concepts: Concepts,
     similarity: str,
     settings: Mapping,
@@ -718,7 +718,7 @@ def choose_temperature(
     Parameters
     ----------
     probes
-        By model, its probe set and its layers.
+        Models and their layers, each with the probe set as it saw it.
     concepts
         With the absent words.
     similarity, settings
@@ -747,31 +747,29 @@ def choose_temperature(
     order = [absent[place] for place in np.argsort(keys_of(absent), kind="stable")]
     deciding, reported = set(order[::2]), set(order[1::2])
     rows = []
-    for model, (probe, layers) in probes.items():
-        keys = probe.keys()
-        for layer in layers:
-            study = _Layer.collect(probe, keys, layer, similarity, settings)
-            if not len(study.alive):
-                continue
-            ranked = study.top().pictures[:, : _terms(similarity, settings).top_k]
-            with ExitStack() as stack:
-                cosines, _ = study._store([ranked], concepts, ranked[:0], stack)
-                for a in TEMPERATURES:
-                    best = _Best(len(ranked), 1)
-                    terms = _terms(similarity, {**settings, "a": a})
-                    for block, values in scan_concepts(cosines, {"label": ranked}, terms):
-                        best.add(block, values["label"])
-                    labels = [concepts.words[place] for place in best.concepts[:, 0]]
-                    rows.append(
-                        {
-                            "model": model,
-                            "layer": layer,
-                            "a": a,
-                            "labelled_neurons": len(labels),
-                            "share_chosen_on": np.mean([word in deciding for word in labels]),
-                            "share_reported": np.mean([word in reported for word in labels]),
-                        }
-                    )
+    for model, layer, probe in probes:
+        study = _Layer.collect(probe, probe.keys(), layer, similarity, settings)
+        if not len(study.alive):
+            continue
+        ranked = study.top().pictures[:, : _terms(similarity, settings).top_k]
+        with ExitStack() as stack:
+            cosines, _ = study._store([ranked], concepts, ranked[:0], stack)
+            for a in TEMPERATURES:
+                best = _Best(len(ranked), 1)
+                terms = _terms(similarity, {**settings, "a": a})
+                for block, values in scan_concepts(cosines, {"label": ranked}, terms):
+                    best.add(block, values["label"])
+                labels = [concepts.words[place] for place in best.concepts[:, 0]]
+                rows.append(
+                    {
+                        "model": model,
+                        "layer": layer,
+                        "a": a,
+                        "labelled_neurons": len(labels),
+                        "share_chosen_on": np.mean([word in deciding for word in labels]),
+                        "share_reported": np.mean([word in reported for word in labels]),
+                    }
+                )
 
     def absent_neurons(a: float) -> float:
         mine = (row for row in rows if row["a"] == a)

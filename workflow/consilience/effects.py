@@ -55,7 +55,7 @@ def _ask(classifier: Classifier, images: Sequence[np.ndarray]) -> tuple[np.ndarr
 
     views = np.stack([classifier.transform.fit(Image.fromarray(image)) for image in images])
     with torch.inference_mode():
-        logits = classifier.model(classifier.transform.normalize(views)).double().numpy()
+        logits = classifier.model(classifier.prepare_input(views)).cpu().double().numpy()
     if not np.isfinite(logits).all():
         raise ConsilienceError(
             f"model {classifier.name!r} answers with values that are not finite; check its weights"

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .errors import ConsilienceError, printable, shown
+from .files import write_atomically
 from .lime_image import SEGMENTATIONS, SHOWN, check_distance, make_segmentation
 from .pickles import load_plain
-from .tables import write_atomically
 
 HIDE_COLORS = {"mean": None, "grey": (128, 128, 128)}
 # The fit takes every superpixel, however many there are: the library's own default.

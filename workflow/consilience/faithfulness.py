@@ -122,8 +122,8 @@ class _Normalised:
     """A transform for pictures that are normalised already."""
 
     @staticmethod
-    def normalize(pictures):
-        return pictures
+    def normalize(pictures, device):
+        return pictures.to(device)
 
 
 def impute_linear(

@@ -1,9 +1,15 @@
-"""Files that users bring: read whole, and nothing that is not a file."""
+"""Files: what users bring is read whole, and nothing that is not a file; what is written is whole
+or not there, written beside its place and then moved into it."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import ConsilienceError, printable
@@ -106,3 +112,117 @@ def make_folder(path: str | Path) -> None:
             f"{printable(path)}: results cannot be written there ({reason}); make that folder "
             "writable, or run Snakemake with another --directory"
         )
+
+
+TEMPORARY = ".part-"
+"""What the names of files begin with that are not finished."""
+
+
+def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
+    """Call ``write`` with a temporary path beside ``path``, then put it in place in one move.
+
+    What was written is on the disk before it has its name (fsync): a file that has its name is
+    whole, whatever was killed and whenever the power went. The folder is not synchronised: at
+    worst a finished file is missing, and made again.
+
+    Raises
+    ------
+    ConsilienceError
+        If it cannot be written: no space, no permission. What lay at ``path`` still does.
+    """
+    path = Path(path)
+    with _saying_why(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, part = tempfile.mkstemp(path.suffix, f"{TEMPORARY}{path.name}-", path.parent)
+        os.close(handle)
+    try:
+        with _saying_why(path):
+            write(part)
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
+            # mkstemp makes files private; results are as readable as anything the user writes.
+            os.chmod(part, 0o666 & ~_umask())
+            os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a file, atomically, unless it holds that text already.
+
+    Raises
+    ------
+    ConsilienceError
+        As :func:`write_atomically` does.
+    """
+    data = text.encode()
+    if path.is_file() and path.read_bytes() == data:
+        return
+    write_atomically(path, lambda part: Path(part).write_bytes(data))
+
+
+def fill_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
+    """Call ``fill`` with a temporary folder beside ``path``, then put it in place of ``path``.
+
+    Raises
+    ------
+    ConsilienceError
+        If it cannot be written: no space, no permission. What lay at ``path`` still does.
+    """
+    path = Path(path)
+    with _saying_why(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{path.name}-", dir=path.parent))
+    try:
+        with _saying_why(path):
+            fill(part)
+            os.chmod(part, 0o777 & ~_umask())
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_temporary(folder: str | Path) -> list[Path]:
+    """Remove what writers that were killed left unfinished below ``folder``; return the paths."""
+    found = sorted(Path(folder).rglob(f"{TEMPORARY}*"))
+    for path in found:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return found
+
+
+def is_full(error: BaseException, folder: str | Path) -> bool:
+    """Say whether a file could not be written into ``folder`` because no space is left."""
+    if not isinstance(error, OSError):
+        return False
+    if error.errno is not None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # NumPy's writer says how much it wrote, and not why it stopped.
+    return shutil.disk_usage(folder).free < 2**16
+
+
+@contextmanager
+def _saying_why(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        folder = next(parent for parent in path.parents if parent.is_dir())
+        if is_full(error, folder):
+            raise ConsilienceError(
+                f"{printable(path)}: cannot be written, no space is left on the disk; make room "
+                "and give the same command again, what is finished stays"
+            ) from error
+        raise ConsilienceError(
+            f"{printable(path)}: cannot be written ({error.strerror or error}); make the folder "
+            "writable, or run Snakemake with another --directory"
+        ) from error
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

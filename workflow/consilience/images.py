@@ -143,13 +143,15 @@ class Transform:
         left, top, right, bottom = self._crop_box(resized)
         return left * across, top * down, right * across, bottom * down
 
-    def normalize(self, pictures: np.ndarray) -> torch.Tensor:
+    def normalize(self, pictures: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
         """Turn fitted pictures into a model's input.
 
         Parameters
         ----------
         pictures
             uint8, shape (n, height, width, 3).
+        device
+            Where the input is to lie.
 
         Returns
         -------
@@ -158,9 +160,10 @@ class Transform:
         """
         import torch  # here, so that steps which only fit pictures do not pay for it
 
-        scaled = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(255)
-        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
-        std = torch.tensor(self.std).view(1, 3, 1, 1)
+        # Moved as bytes: a quarter of what floats would be.
+        pixels = torch.from_numpy(np.array(pictures)).to(device)
+        scaled = pixels.permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1).to(device) for v in (self.mean, self.std))
         return scaled.sub_(mean).div_(std).contiguous()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .csv_files import read_sheet
 from .errors import ConsilienceError, printable, shown
-from .files import LARGEST_PICTURE, find_fault, make_folder, read_file
+from .files import LARGEST_PICTURE, find_fault, read_file, write_if_changed
 from .images import batch_of, hash_bytes, refuse_unusable
 from .progress import track
 
@@ -195,24 +195,13 @@ def _hash_file(path: Path, known: Mapping[str, Sequence]) -> tuple[int, int, str
     return status.st_size, status.st_mtime_ns, hash_bytes(read_file(path, LARGEST_PICTURE))
 
 
-def write_if_changed(path: Path, text: str) -> None:
-    """Write a file, atomically, unless it holds that text already.
-
-    Raises
-    ------
-    ConsilienceError
-        If it cannot be written.
-    """
-    data = text.encode()
-    if path.is_file() and path.read_bytes() == data:
-        return
-    make_folder(path.parent)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+def read_json(path: Path) -> dict:
+    """Read what is only kept to save work: an object of JSON, empty if there is none to be read."""
     try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:
-        raise ConsilienceError(f"{printable(path)}: cannot be written ({error.strerror})") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_index(
@@ -248,10 +237,7 @@ def write_index(
     """
     target = Path(target)
     seen_file = target / "seen.json"
-    try:
-        known = json.loads(seen_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
+    known = read_json(seen_file)
     seen: dict[str, list] = {}
     entries: dict[str, dict] = {}
 
@@ -310,6 +296,32 @@ def write_index(
         write_if_changed(lists[-1], json.dumps(chosen, indent=1, ensure_ascii=True) + "\n")
     write_if_changed(seen_file, json.dumps(seen, sort_keys=True))
     return lists
+
+
+def group_layers(layers: Sequence[str], known: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Deal a model's layers into groups, each of which takes one pass over the pictures.
+
+    Layers that come to a study later form a group of their own, so that what is there already
+    stays as it is. At first there is one group.
+
+    Parameters
+    ----------
+    layers
+        The layers that the study names now.
+    known
+        The groups so far: names of layers by the group's number.
+
+    Returns
+    -------
+    dict of str to list of str
+        The known groups, also those of which the study names no layer any more, and a new one
+        where there are layers in none.
+    """
+    groups = {number: list(group) for number, group in known.items()}
+    dealt = {layer for group in groups.values() for layer in group}
+    if new := [layer for layer in layers if layer not in dealt]:
+        groups[str(len(groups))] = new
+    return groups
 
 
 def read_index(path: str | Path) -> list[dict]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from . import audit, causal, contrast, replication, trust
 from .agreement import LIME
-from .tables import LEADERBOARD, write_atomically
+from .files import write_atomically
+from .tables import LEADERBOARD
 from .world import VERSION
 
 METHODS, SIMILARITIES, METRICS = "methods", "similarities", "metrics"

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -27,13 +27,21 @@ _PACKAGES = {
     "yaml": "pyyaml",
 }
 
+# Imports that compute with packages which our code need not name.
+_COMPUTES_WITH = {
+    "clip": ("torch", "torchvision", "ftfy", "regex"),
+    "lime": ("numpy", "scipy", "skimage", "sklearn"),
+    "pytorch_grad_cam": ("cv2", "numpy", "scipy", "sklearn", "torch"),
+    "torchvision": ("PIL", "torch"),
+}
+
 
 @cache
 def _parse(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
     """Return a module's code without comments and docstrings, its own imports, and packages."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     modules, packages = set(), set()
-    for node in ast.walk(tree):
+    for node in _walk(tree):
         if isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level == 0 and base.split(".")[0] != LIBRARY.name:
@@ -46,8 +54,21 @@ def _parse(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
                 modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.Import):
             packages.update(alias.name.split(".")[0] for alias in node.names)
+    for name in tuple(packages):
+        packages.update(_COMPUTES_WITH.get(name, ()))
     own = frozenset(name for name in modules if (LIBRARY / f"{name}.py").is_file())
     return _dump(tree), own, frozenset(packages)
+
+
+def _walk(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield a node and all within it, without what only a type checker imports."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            for other in child.orelse:
+                yield from _walk(other)
+        else:
+            yield from _walk(child)
 
 
 def _dump(tree: ast.Module) -> str:
@@ -56,7 +77,22 @@ def _dump(tree: ast.Module) -> str:
     for node in ast.walk(tree):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return repr(_plain(tree))
+
+
+def _plain(node):
+    """Return a node as tuples and lists, as ``ast.dump`` does, but the same by every Python: each
+    new one has fields that older code leaves empty."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    fields = [
+        (name, _plain(value))
+        for name, value in ast.iter_fields(node)
+        if isinstance(node, ast.Constant) or (value is not None and value != [])
+    ]
+    return (type(node).__name__, *fields)
 
 
 @cache
@@ -76,27 +112,35 @@ def dependencies(script: str | Path) -> tuple[dict[str, str], dict[str, str]]:
 
     The library modules that it imports, directly or not, wherever the import stands in the file.
     """
-    script = Path(script)
-    code, waiting, packages = {}, [script], set()
+    code, seen, packages = {}, {Path(script)}, set()
+    waiting = [Path(script)]
     while waiting:
         path = waiting.pop()
         text, modules, imported = _parse(path)
-        code[path.name] = text
+        code[path.name if path.parent == LIBRARY else f"scripts/{path.name}"] = text
         packages |= imported
-        for module in modules:
-            if f"{module}.py" not in code:
-                waiting.append(LIBRARY / f"{module}.py")
+        new = {LIBRARY / f"{module}.py" for module in modules} - seen
+        seen |= new
+        waiting += new
     versions = {name: version for name in packages if (version := package_version(name))}
     return dict(sorted(code.items())), dict(sorted(versions.items()))
 
 
-def digest(script: str | Path) -> str:
+def digest(script: str | Path, files: Sequence[str | Path] = ()) -> str:
     """Return a digest of all that :func:`dependencies` finds.
 
     Comments, docstrings and layout do not count, nor where the checkout lies.
+
+    Parameters
+    ----------
+    script
+        The script.
+    files
+        What else of the workflow's own the script reads: counts by name and content.
     """
     code, versions = dependencies(script)
-    return hashlib.sha256(repr((code, versions)).encode()).hexdigest()[:16]
+    read = sorted((Path(path).name, hash_file(path)) for path in files)
+    return hashlib.sha256(repr((code, versions, read)).encode()).hexdigest()[:16]
 
 
 def digest_module(name: str, folder: str | Path = ".") -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import jinja2
 import markupsafe
 
+from .files import write_atomically
 from .measures import keep_first
 from .report_base import (
     FEWEST,
@@ -67,7 +68,6 @@ from .report_verdicts import (
     tell_correctness,
     tell_questions,
 )
-from .tables import write_atomically
 
 TEMPLATES = Path(__file__).parent.parent / "report"
 """Folder of the page's templates and style sheet; a step that writes a report depends on it."""

@@ -219,7 +219,7 @@ def check_explanations(
         view, about = views[picture], {key: prediction[key] for key in _OF_PICTURE}
         explain = _Explain(view, layers, batch_size, params.get(picture), originals, picture)
         other = _runner_up(trained.probabilities(view[None])[0], target)
-        spread = _ask(trained.model, classifier.transform.normalize(view[None])).std()
+        spread = _ask(trained.model, trained.prepare_input(view[None])).std()
         own = {}
         for method in methods:
             own[method] = explain.own(trained, method, target)
@@ -309,7 +309,7 @@ def _make_ready(classifier: Classifier, layers: Sequence[str], precision: str) -
     from .inference import prepare
 
     model = copy.deepcopy(classifier.model)
-    prepare(model, layers, precision)
+    prepare(model, layers, precision, classifier.device)
     return replace(classifier, model=model)
 
 
@@ -338,7 +338,7 @@ def _randomise(
 
     from .randomisation import randomise, settle_norms
 
-    model, picture = classifier.model, classifier.transform.normalize(view[None])
+    model, picture = classifier.model, classifier.prepare_input(view[None])
     # Turned over too, since a norm after the pooling has nothing to norm in one picture.
     turned = torch.cat([picture, picture.flip(3), picture.flip(2), picture.flip(2, 3)])
     for attempt in range(ATTEMPTS):
@@ -355,7 +355,7 @@ def _ask(model, picture) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
-        return model(picture)[0].float().numpy()
+        return model(picture)[0].float().cpu().numpy()
 
 
 def _scale_logits(model, factor: float) -> None:

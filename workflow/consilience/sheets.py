@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from . import tables
+from . import files, tables
 
 PAGE_ROWS = 1000
 """A page shows at most so many rows; the CSV has them all."""
@@ -64,7 +64,7 @@ def write_csv(source: str | Path, path: str | Path, schema: pa.Schema) -> None:
                 columns = [_flatten(batch.column(name)) for name in schema.names]
                 writer.write_batch(pa.record_batch(columns, schema=flat))
 
-    tables.write_atomically(path, write)
+    files.write_atomically(path, write)
 
 
 def _flat(kind: pa.DataType) -> pa.DataType:
@@ -108,7 +108,7 @@ def write_page(source: str | Path, path: str | Path, schema: pa.Schema) -> None:
     text = _PAGE.format(
         title=_escape(path.stem.replace("_", " ")), said=_escape(said), head=head, body=body
     )
-    tables.write_atomically(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
+    files.write_atomically(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
 
 
 def _read_first(file: pq.ParquetFile, schema: pa.Schema, most: int) -> list[dict]:

@@ -7,9 +7,7 @@ the same bytes.
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .errors import ConsilienceError, printable
-from .files import make_folder
+from .files import write_atomically
 
 _text = pa.string()
 _index = pa.int32()
@@ -1006,36 +1004,3 @@ def read_arrays(paths: str | Path | Sequence[str | Path]) -> dict[str, np.ndarra
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     except ValueError as error:  # a number instead of an array; other lengths
         raise ConsilienceError(f"{place}: its arrays do not fit ({error}); delete it") from None
-
-
-def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then put it in place in one move.
-
-    Raises
-    ------
-    ConsilienceError
-        If it cannot be written: no space, no permission.
-    """
-    path = Path(path)
-    make_folder(path.parent)
-    part = None
-    try:
-        handle, part = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
-        )
-        os.close(handle)
-        write(part)
-        # mkstemp makes files private; results are as readable as anything else the user writes.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)
-        os.replace(part, path)
-    except BaseException as error:
-        if part is not None:
-            Path(part).unlink(missing_ok=True)
-        if isinstance(error, OSError):  # a full disk, a folder that may not be written
-            reason = error.strerror or str(error)
-            raise ConsilienceError(
-                f"{printable(path)}: cannot be written ({reason}); make room or the folder writable"
-            ) from error
-        raise

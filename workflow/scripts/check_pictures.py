@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from consilience import images, steps, tables
+from consilience import files, images, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     rows = tables.read_rows(snakemake.input, tables.PICTURES)
     usable = images.check_usable(rows)
     log(f"{usable} of {len(rows)} can be used")
     text = f'{{"pictures": {len(rows)}, "usable": {usable}}}\n'
-    tables.write_atomically(snakemake.output[0], lambda part: Path(part).write_text(text))
+    files.write_atomically(snakemake.output[0], lambda part: Path(part).write_text(text))

@@ -12,11 +12,11 @@ from consilience import (
     steps,
     tables,
 )
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params, given = snakemake.params, snakemake.input
     extensions.load(params.extensions)
-    steps.set_threads(params.compute_threads)
     predictions = tables.read_rows(given.predictions, tables.PREDICTIONS)
     predictions = {row["picture"]: row for row in measures.keep_first(predictions, "picture")}
     known = tables.read_table(given.pictures, tables.PICTURES).select(["name", "clutter", "base"])
@@ -46,7 +46,7 @@ with steps.logged(snakemake.log[0]) as log:
         by_picture = explain_params.resolve_params(params.lime, chosen, *path or [])
     rows = []
     for row in sanity.check_explanations(
-        classifiers.load_classifier(params.model, *given.weights, ready=False),
+        classifiers.load_classifier(params.model, *given.weights, ready=False, device=device),
         views,
         [predictions[name] for name in chosen],
         originals,

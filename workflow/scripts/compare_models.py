@@ -4,13 +4,19 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from consilience import comparison, descriptions, sheets, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     given, output, params = snakemake.input, snakemake.output, snakemake.params
     published = tables.make_table(descriptions.read_all(params.published), tables.NEURONS)
-    neurons = pa.concat_tables([tables.read_table(given.neurons, tables.NEURONS), published])
+    own = tables.read_table(given.neurons, tables.NEURONS)
+    own = comparison.order_neurons(own, params.layers)
+    for (model, _), path in zip(params.layers, output.by_model, strict=True):
+        rows = own.filter(pc.field("model") == model).to_pylist()
+        descriptions.write_descriptions(rows, path)
+    neurons = pa.concat_tables([own, published])
     log(f"{len(neurons)} neurons, {len(published)} of them published")
     rows, resampled = neurons.to_pylist(), tables.read_rows(given.resampled, tables.RESAMPLED)
     concepts = tables.read_table(given.concepts, tables.EMBEDDINGS)

@@ -1,12 +1,16 @@
 """Record a model's activations over one shard of the probe pictures."""
 
-from consilience import activations, classifiers, images, progress, steps, tables
+from consilience import activations, classifiers, images, progress, steps, store, tables
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with (
+    steps.logged(snakemake.log[0]) as log,
+    store.shared(snakemake, log),
+    computing(snakemake, log) as device,
+):
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
     classifier = classifiers.load_classifier(
-        params.model, *snakemake.input.weights, keep=params.layers
+        params.model, *snakemake.input.weights, keep=params.layers, device=device
     )
     rows = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
     pictures = ((row["name"], images.read_picture(row)) for row in rows if row["error"] is None)

@@ -3,12 +3,12 @@
 from functools import partial
 
 from consilience import activations, causal, classifiers, steps, tables
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
     classifier = classifiers.load_classifier(
-        params.model, *snakemake.input.weights, keep=params.layers
+        params.model, *snakemake.input.weights, keep=params.layers, device=device
     )
     bases = causal.sample_bases(params.seed, params.bases, params.clutter)
     record = partial(

@@ -1,8 +1,8 @@
 """Render pictures to train on, or to measure accuracy on."""
 
-from consilience import steps, tables, world
+from consilience import steps, store, tables, world
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, store.shared(snakemake, log):
     params = snakemake.params
     shard = int(getattr(snakemake.wildcards, "shard", 0))
     shortcut = getattr(snakemake.wildcards, "shortcut", None)

@@ -6,7 +6,7 @@ from consilience import provenance, report, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     params, output, parts = snakemake.params, snakemake.output, dict(snakemake.input.items())
-    files = {name: parts.pop(name) for name in ("templates", "weights", "data")}
+    files = {name: parts.pop(name) for name in ("weights", "data")}
     content = {
         name: tables.read_rows(
             paths,
