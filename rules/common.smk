@@ -54,19 +54,17 @@ wildcard_constraints:
     shard=r"\d+",
     model="|".join(MODELS),
     method="|".join(map(re.escape, STUDY["cam"]["methods"])),
-    kind="pictures|probe",
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
 # on some machines (and made no difference on others): here it is told not to. The library reaches
-# the scripts by path, not by installation, so that other environments need not have it. Snakemake
-# fills in what stands in braces: those of the path are doubled.
-LIBRARY = shlex.quote(str(Path(workflow.basedir) / "workflow"))
+# the scripts by path, not by installation, so that other environments need not have it.
 shell.prefix(
     "export PYTHONPATH={library} OMP_NUM_THREADS={threads} "
     "MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 "
     "MALLOC_TOP_PAD_=268435456; ".format(
-        library=LIBRARY.replace("{", "{{").replace("}", "}}"), threads=THREADS
+        library=shlex.quote(str(Path(workflow.basedir) / "workflow")),
+        threads=THREADS,
     )
 )
 
@@ -91,6 +89,12 @@ def write_lists(name):
 
 
 LISTS = {name: write_lists(name) for name in ("pictures", "probe")}
+
+
+def other_lists(name, batch):
+    """The lists of the other batches, which a batch looks at if it has no picture of use itself."""
+    lists = LISTS[name].items()
+    return [ancient(path) for number, own in lists if number != batch for path in own]
 
 
 def ordered(value):
@@ -328,16 +332,6 @@ def published_files():
         path
         for entry in PUBLISHED
         for path in ([entry["path"]] if "path" in entry else entry["paths"].values())
-    ]
-
-
-def usable_pictures():
-    """What says whether any picture can be used, where folders bring them."""
-    kinds = (["pictures"] if EXPLAINED else []) + (["probe"] if DISSECTED else [])
-    return [
-        RESULTS / f"index/usable_{kind}.json"
-        for kind in kinds
-        if any("folder" in source for source in STUDY[kind])
     ]
 
 
