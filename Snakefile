@@ -50,7 +50,6 @@ rule all:
             if UNREADY
             else [
                 RESULTS / "check.json",
-                usable_pictures(),
                 final_tables(),
                 neuron_cards(),
                 explain_params(),

@@ -14,6 +14,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 try:
+    configuration.check_place(workflow.basedir)
     configuration.check_form(config, workflow.configfiles)
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")

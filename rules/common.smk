@@ -109,22 +109,21 @@ wildcard_constraints:
     similarity="|".join(map(re.escape, [*SIMILARITIES, *ADDED["similarity"]])),
     crowd="own|planted",
     other="|".join(MODELS),
-    kind="pictures|probe",
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
 # on some machines (and made no difference on others): here it is told not to. The library reaches
 # the scripts by path, not by installation, so that other environments need not have it. Libraries
 # compute with the threads that Snakemake grants the step (OMP_NUM_THREADS), and with no more than the
-# study's. Snakemake fills in what stands in braces: those of the path are doubled.
-LIBRARY = shlex.quote(str(Path(workflow.basedir) / "workflow"))
+# study's.
 shell.prefix(
     "export PYTHONPATH={library} "
     "OMP_NUM_THREADS=$((OMP_NUM_THREADS < {threads} ? OMP_NUM_THREADS : {threads})) "
     "OPENCV_FOR_THREADS_NUM=1 ARROW_IO_THREADS=1 PYTORCH_ENABLE_MPS_FALLBACK=1 "
     "MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 "
     "MALLOC_TOP_PAD_=268435456; ".format(
-        library=LIBRARY.replace("{", "{{").replace("}", "}}"), threads=THREADS
+        library=shlex.quote(str(Path(workflow.basedir) / "workflow")),
+        threads=THREADS,
     )
 )
 
@@ -237,6 +236,12 @@ def sheets(*names):
         for name in names
         for ending, form in (("html", "page"), ("csv", "spreadsheet (CSV)"))
     ]
+
+
+def other_lists(name, batch):
+    """The lists of the other batches, which a batch looks at if it has no picture of use itself."""
+    lists = LISTS[name].items()
+    return [ancient(path) for number, own in lists if number != batch for path in own]
 
 
 def ordered(value):
@@ -542,16 +547,6 @@ def published_files():
         path
         for entry in PUBLISHED
         for path in ([entry["path"]] if "path" in entry else entry["paths"].values())
-    ]
-
-
-def usable_pictures():
-    """What says whether any picture can be used, where folders bring them."""
-    kinds = (["pictures"] if EXPLAINED else []) + (["probe"] if DISSECTED else [])
-    return [
-        RESULTS / f"index/usable_{kind}.json"
-        for kind in kinds
-        if any("folder" in source for source in STUDY[kind])
     ]
 
 

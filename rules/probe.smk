@@ -51,6 +51,7 @@ rule gather_pictures:
     input:
         check=checked(),
         index=lambda wildcards: LISTS["pictures"][int(wildcards.batch)],
+        others=lambda wildcards: other_lists("pictures", int(wildcards.batch)),
         wrong=rules.select_wrong.output.pictures if WRONG else [],
     output:
         RESULTS / "pictures/{batch}.parquet",
@@ -82,6 +83,7 @@ rule gather_probe:
     input:
         check=checked(),
         index=lambda wildcards: LISTS["probe"][int(wildcards.batch)],
+        others=lambda wildcards: other_lists("probe", int(wildcards.batch)),
     output:
         RESULTS / "probe/{batch}.parquet",
     log:
@@ -105,33 +107,3 @@ rule gather_probe:
         "Gather the probe pictures of shard {wildcards.batch}"
     script:
         "../workflow/scripts/gather_pictures.py"
-
-
-# That none of a folder's pictures can be used is known to no batch alone. Early by its priority: as
-# an ancient() input of what follows it would, when it reran, keep Snakemake from seeing what must.
-rule check_pictures:
-    input:
-        lambda wildcards: expand(
-            RESULTS / "{kind}/{batch}.parquet",
-            kind=wildcards.kind,
-            batch=LISTS[wildcards.kind],
-        ),
-    output:
-        RESULTS / "index/usable_{kind}.json",
-    log:
-        LOGS / "check_pictures-{kind}.log",
-    benchmark:
-        TIMES / "check_pictures-{kind}.tsv"
-    priority: 30
-    conda:
-        "../envs/base.yaml"
-    threads: 1
-    resources:
-        mem_mb=growing(1000),
-        runtime=growing(10),
-    params:
-        code=code("check_pictures.py"),
-    message:
-        "See whether any of the {wildcards.kind} can be used"
-    script:
-        "../workflow/scripts/check_pictures.py"

@@ -9,7 +9,7 @@ import yaml
 
 from consilience import index, tables, world
 from consilience.errors import ConsilienceError
-from consilience.images import encode_png
+from consilience.images import describe_files, encode_png
 
 PATTERNS = ["*.jpg", "*.png"]
 
@@ -129,6 +129,25 @@ def test_an_empty_folder_and_a_name_in_two_folders_are_errors(photographs, tmp_p
         index.write_index([source(tmp_path / "empty")], 1, tmp_path / "index")
     with pytest.raises(ConsilienceError, match=r"'a.jpg' is also in another folder"):
         index.write_index([source(photographs), source(photographs)], 1, tmp_path / "index")
+
+
+def test_a_batch_without_a_picture_of_use_looks_at_the_others(photographs, tmp_path):
+    lists = index.write_index([source(photographs)], 3, tmp_path / "index")
+    rows = [describe_files(index.read_index(path)) for path in lists]
+    assert all(row["error"] for own in rows for row in own)  # none of them is a picture
+    mine = next(batch for batch in range(3) if rows[batch])
+    others = [path for batch, path in enumerate(lists) if batch != mine]
+    with pytest.raises(
+        ConsilienceError, match=r"none of the 4 pictures .* the first: .*\.(jpg|PNG)"
+    ):
+        index.check_usable(rows[mine], others)
+    index.check_usable([], others)
+    index.check_usable([{"name": "x", "error": None}], others)
+    # One good picture, in another batch, is enough.
+    name = next(name for name in map("{}.png".format, range(99)) if index.batch_of(name, 3) != mine)
+    (photographs / name).write_bytes(encode_png(np.zeros((2, 2), np.uint8)))
+    index.write_index([source(photographs)], 3, tmp_path / "index")
+    index.check_usable(rows[mine], others)
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

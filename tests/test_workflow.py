@@ -360,7 +360,6 @@ def test_added_probe_pictures_touch_their_own_shards_only(miniature, tmp_path):
     stats = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
     assert {row.split()[0]: int(row.split()[1]) for row in stats if row.strip()} == {
         "gather_probe": 2,
-        "check_pictures": 1,
         "embed_probe": 2,
         "extract_activations": 2,
         "extract_untrained": 2,

@@ -362,6 +362,8 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
             yield f"{key}: there is no file {shown(path)}; put it there or change the path"
         elif not os.access(path, os.R_OK):
             yield f"{key}: the file {shown(path)} may not be read; change its permissions"
+        elif set(path) & set("{}"):
+            yield f"{key}: {shown(path)} has braces, which Snakemake fills in; rename it"
 
     for name in ("pictures", "probe"):
         for index, source in enumerate(study[name]):
@@ -571,6 +573,15 @@ def _schema_of(config: Mapping) -> dict:
     # Anything but a list of texts the schema refuses.
     known = isinstance(named, list) and all(isinstance(path, str) for path in named)
     return read_schema(find_entries(named) if known else ())
+
+
+def check_place(folder: str | Path) -> None:
+    """Raise where the workflow lies at a path whose braces Snakemake would fill in."""
+    if set(str(folder)) & set("{}"):
+        raise ConsilienceError(
+            f"{printable(folder)}: the workflow lies at a path with braces, which Snakemake would "
+            "fill in; rename the folder, or run the workflow from elsewhere"
+        )
 
 
 def check_form(config: Mapping, files: Sequence[str | Path] = ()) -> None:

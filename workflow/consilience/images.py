@@ -350,19 +350,3 @@ def refuse_unusable(rows: Sequence[Mapping]) -> None:
     if said := [row["error"] for row in rows if row.get("error")]:
         said.append("mend or remove them, or set on_bad_picture: skip to go on without them")
         raise ConsilienceError("\n".join(said))
-
-
-def check_usable(rows: Sequence[Mapping]) -> int:
-    """Return how many of a study's pictures, or probe pictures, can be used.
-
-    Raises
-    ------
-    ConsilienceError
-        If none of them can: says why the first cannot.
-    """
-    usable = sum(row["error"] is None for row in rows)
-    if rows and not usable:
-        raise ConsilienceError(
-            f"none of the {len(rows)} pictures can be used; the first: {rows[0]['error']}"
-        )
-    return usable

@@ -17,7 +17,7 @@ from pathlib import Path
 from .csv_files import read_sheet
 from .errors import ConsilienceError, printable, shown
 from .files import LARGEST_PICTURE, find_fault, read_file, write_if_changed
-from .images import batch_of, hash_bytes, refuse_unusable
+from .images import batch_of, describe_files, hash_bytes, refuse_unusable
 from .progress import track
 
 
@@ -327,3 +327,33 @@ def group_layers(layers: Sequence[str], known: Mapping[str, Sequence[str]]) -> d
 def read_index(path: str | Path) -> list[dict]:
     """Read one list that :func:`write_index` wrote."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def check_usable(rows: Sequence[Mapping], others: Iterable[str | Path]) -> None:
+    """Stop a study none of whose pictures can be used.
+
+    Parameters
+    ----------
+    rows
+        Rows of ``PICTURES`` of one batch.
+    others
+        The lists of the other batches. They are looked at only if no picture of this one can be
+        used, and no further than to the first that can.
+
+    Raises
+    ------
+    ConsilienceError
+        If there are pictures and none of them can be used: says why the first cannot.
+    """
+    if not rows or any(not row.get("error") for row in rows):
+        return
+    count = len(rows)
+    for path in others:
+        for entry in read_index(path):
+            (row,) = describe_files([entry])
+            if not row.get("error"):
+                return
+            count += 1
+    raise ConsilienceError(
+        f"none of the {count} pictures can be used; the first: {rows[0]['error']}"
+    )
