@@ -5,9 +5,9 @@ import pyarrow.compute as pc
 from consilience import (
     classifiers,
     explain_params,
-    extensions,
     images,
     measures,
+    registry,
     sanity,
     steps,
     tables,
@@ -16,7 +16,7 @@ from consilience.computing import computing
 
 with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params, given = snakemake.params, snakemake.input
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     predictions = tables.read_rows(given.predictions, tables.PREDICTIONS)
     predictions = {row["picture"]: row for row in measures.keep_first(predictions, "picture")}
     known = tables.read_table(given.pictures, tables.PICTURES).select(["name", "clutter", "base"])

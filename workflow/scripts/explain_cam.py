@@ -1,11 +1,11 @@
 """Explain the pictures of a batch with one class activation map method."""
 
-from consilience import cam, classifiers, extensions, images, steps, tables
+from consilience import cam, classifiers, images, registry, steps, tables
 from consilience.computing import computing
 
 with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params = snakemake.params
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     classifier = classifiers.load_classifier(
         params.model, *snakemake.input.weights, keep=params.layers, device=device
     )
