@@ -161,9 +161,10 @@ def _say_failed(rows: Rows) -> str:
 def _say_audit(content: Content, metrics: Rows) -> str:
     """Say how many metrics rank all planted explanations rightly, and which do not."""
     right = [row for row in metrics if row["right"] == row["rules"]]
+    number = len({(row["family"], row["metric"]) for row in metrics})
     text = (
-        f"Of {count_things(len(metrics), 'reading')} of {len({r['metric'] for r in metrics})} "
-        f"metrics, {len(right)} rank all planted explanations rightly."
+        f"Of {count_things(len(metrics), 'reading')} of {count_things(number, 'metric')}, "
+        f"{len(right)} rank all planted explanations rightly."
     )
     fooled = [
         row
@@ -171,13 +172,9 @@ def _say_audit(content: Content, metrics: Rows) -> str:
         if any(audit.find_fault(failed) == audit.REWARDED for failed in row["failed"])
     ]
     if fooled:
-        names = unique(
-            f"{_metric_label(content, row, FAMILIES[row['family']][1])} ({row['reading']})"
-            for row in fooled
-        )
         text += (
-            f" A map that says nothing (Fake-CAM) is rewarded by {join_words(names)}: what these "
-            "say of a method says nothing of the method."
+            f" A map that says nothing (Fake-CAM) is rewarded by {_join_readings(content, fooled)}:"
+            " what these say of a method says nothing of the method."
         )
     first = [
         row
@@ -185,15 +182,21 @@ def _say_audit(content: Content, metrics: Rows) -> str:
         if any(failed["explanation"] == audit.CAUSAL for failed in row["failed"])
     ]
     if first:
-        names = unique(
-            f"{_metric_label(content, row, FAMILIES[row['family']][1])} ({row['reading']})"
-            for row in first
-        )
         text += (
-            f" The causal mask itself does not come first, or is not told from another, by "
-            f"{join_words(names)}."
+            " The causal mask itself does not come first, or is not told from another, by "
+            f"{_join_readings(content, first)}."
         )
     return text
+
+
+def _join_readings(content: Content, metrics: Rows) -> str:
+    """Write metrics with their readings, each once."""
+    return join_words(
+        unique(
+            f"{_metric_label(content, row, FAMILIES[row['family']][1])} ({row['reading']})"
+            for row in metrics
+        )
+    )
 
 
 # --- dissection against the causal truth ---------------------------------------------------------
