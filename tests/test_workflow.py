@@ -155,10 +155,13 @@ def test_a_second_run_does_nothing(miniature):
 
 
 def test_two_runs_give_the_same_bytes_whatever_the_cores(miniature, tmp_path):
-    snakemake(tmp_path, "--cores", "8", studies=[REPOSITORY / "tests/study.yaml"])
+    said = snakemake(tmp_path, "--cores", "8", studies=[REPOSITORY / "tests/study.yaml"])
     first, second = hashes(miniature / "results"), hashes(tmp_path / "results")
     assert len(first) > 30
     assert first == second
+    # Meanwhile one is told how far the run is.
+    assert re.search(r"\d+ of \d+ steps \(\d+%\) done\nAbout .+ left", said)
+    assert re.search(r"running: .*Explain batch \d of object-net with \S+ \(.+\)", said)
 
 
 def read_report(folder, target, studies, monkeypatch):
@@ -192,9 +195,8 @@ def check_report(folder, study, target, studies, monkeypatch):
     found, categories, description = read_report(folder, target, studies, monkeypatch)
     results_of = Path("results", study)
     final = sorted(path.stem for path in (folder / results_of / "tables").glob("*.parquet"))
-    wanted = {results_of / "report.html"}
-    wanted |= {results_of / f"tables/{name}{form}" for name in final for form in (".csv", ".html")}
-    for pattern in ("dissect/*/cards/*.png", "dissect/*/descriptions.csv"):
+    wanted = {results_of / f"tables/{name}{form}" for name in final for form in (".csv", ".html")}
+    for pattern in ("report.*", "dissect/*/cards/*.png", "dissect/*/descriptions.csv"):
         wanted |= {path.relative_to(folder) for path in (folder / results_of).glob(pattern)}
     assert set(map(Path, found)) == wanted
     for path, entry in found.items():
