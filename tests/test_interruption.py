@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import interruptions
+from conftest import REPOSITORY
 from consilience import runs
 
 pytestmark = pytest.mark.slow
@@ -101,3 +102,26 @@ def test_a_full_disk_is_named_and_nothing_finished_is_lost(undisturbed, small_di
     assert interruptions.hashes(small_disk / "results") == expected
     for path, before in times.items():
         assert (small_disk / "results" / path).stat().st_mtime_ns == before, f"{path} made again"
+
+
+@pytest.mark.soak
+def test_interrupted_a_hundred_times_it_goes_on(tmp_path):
+    """The miniature study, which has every kind of step."""
+    undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
+    given = ["--cores", "2", "--configfile", REPOSITORY / "tests/study.yaml"]
+    for folder in (undisturbed, disturbed):
+        folder.mkdir()
+    interruptions.run(undisturbed, *given)
+    expected = interruptions.hashes(undisturbed / "results")
+    times = int(os.environ.get("CONSILIENCE_INTERRUPTIONS", 100))
+    record = interruptions.interrupt_runs(
+        disturbed, given, expected, times, random.Random(100), longest=60
+    )
+    print(f"{dict(record.interrupted)}, finished {record.finished} times")
+    assert sum(record.interrupted.values()) == times
+    change = ["-n", *given, "--config", "seed=1"]
+    counts = [
+        re.search(r"^total +\d+$", interruptions.run(folder, *change), re.MULTILINE)[0]
+        for folder in (undisturbed, disturbed)
+    ]
+    assert counts[0] == counts[1]
