@@ -298,3 +298,21 @@ def test_masks_of_a_folder_run_through_the_workflow(tmp_path):
     said = snakemake(tmp_path, "-n", *asked, studies=[path], check=False)
     assert "masks/stray.png: is the mask of no picture" in said
     assert "Traceback" not in said
+
+
+def test_layers_that_come_later_are_a_group_of_their_own():
+    first = index.group_layers(["layer4", "fc"], {})
+    assert first == {"0": ["layer4", "fc"]}
+    assert index.group_layers(["fc", "layer4"], first) == first
+    second = index.group_layers(["layer3", "layer4", "fc", "layer2"], first)
+    assert second == first | {"1": ["layer3", "layer2"]}
+    # What goes stays known, so that it can come again.
+    assert index.group_layers(["fc"], second) == second
+    assert index.group_layers([], {}) == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_what_is_kept_to_save_work_may_be_broken(tmp_path, text):
+    (tmp_path / "kept.json").write_text(text)
+    assert index.read_json(tmp_path / "kept.json") == {}
+    assert index.read_json(tmp_path / "none.json") == {}

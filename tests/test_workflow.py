@@ -11,16 +11,20 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
+import dry_runs
 from conftest import REPOSITORY
 from consilience import images, tables, world
 from pages import write_files
 
 pytestmark = pytest.mark.slow
+
+SNAKEFILE = REPOSITORY / "Snakefile"
 
 
 def snakemake(folder, *arguments, studies=(), check=True, repository=REPOSITORY):
@@ -228,15 +232,15 @@ def test_a_changed_caption_computes_nothing(miniature, tmp_path):
         source, target = REPOSITORY / name, copy / name
         target.parent.mkdir(exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    before = rules_to_run(miniature, "{}", tmp_path, repository=copy)
+    before = rules_by_command(miniature, "{}", tmp_path, repository=copy)
     captions = sorted((copy / "workflow/report/captions").glob("*.rst"))
     assert len(captions) > 20
     for caption in captions:
         caption.write_text("Something else.\n")
-    assert rules_to_run(miniature, "{}", tmp_path, repository=copy) == before
+    assert rules_by_command(miniature, "{}", tmp_path, repository=copy) == before
 
 
-def rules_to_run(folder, change, tmp_path, *targets, **more):
+def rules_by_command(folder, change, tmp_path, *targets, **more):
     """Names of the rules that a dry run would run after a change, with the jobs of each."""
     path = tmp_path / "change.yaml"
     path.write_text(change)
@@ -246,6 +250,28 @@ def rules_to_run(folder, change, tmp_path, *targets, **more):
         return {}
     rows = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
     return {row.split()[0]: int(row.split()[1]) for row in rows if row.strip()}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with dry_runs.Server() as running:
+        yield running
+
+
+def rules_to_run(server, folder, *studies):
+    """Names of the rules that a dry run would run, with the jobs of each."""
+    profile = ("--workflow-profile", str(REPOSITORY / "profiles/default"))
+    _, jobs = server.run(
+        folder, "-n", *profile, "--configfile", *map(str, studies), snakefile=SNAKEFILE
+    )
+    return Counter(job["rule"] for job in jobs)
+
+
+def rules_after(server, folder, change, tmp_path):
+    """The same after a change of the miniature study."""
+    path = tmp_path / "change.yaml"
+    path.write_text(change)
+    return rules_to_run(server, folder, REPOSITORY / "tests/study.yaml", path)
 
 
 AFTER_LABELLING = {
@@ -314,11 +340,11 @@ SUMMARISING = {
         ("agreement: {bootstrap: 500}", SUMMARISING),
     ],
 )
-def test_a_change_reruns_what_it_must_and_no_more(miniature, tmp_path, change, expected):
-    assert rules_to_run(miniature, change, tmp_path) == expected
+def test_a_change_reruns_what_it_must_and_no_more(server, miniature, tmp_path, change, expected):
+    assert rules_after(server, miniature, change, tmp_path) == expected
 
 
-def test_added_probe_pictures_touch_their_own_shards_only(miniature, tmp_path):
+def test_added_probe_pictures_touch_their_own_shards_only(server, miniature, tmp_path):
     results_of = miniature / "results/miniature"
     (tmp_path / "probe").mkdir()
     rows = tables.read_rows(sorted((results_of / "probe").glob("*.parquet")), tables.PICTURES)
@@ -358,9 +384,7 @@ def test_added_probe_pictures_touch_their_own_shards_only(miniature, tmp_path):
     assert {row["status"] for row in neurons} == {"ok"}
     for name, row in zip(new, rows, strict=False):
         (tmp_path / "probe" / name).write_bytes(row["image"]["bytes"])
-    said = snakemake(tmp_path, "-n", studies=[path])
-    stats = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
-    assert {row.split()[0]: int(row.split()[1]) for row in stats if row.strip()} == {
+    assert rules_to_run(server, tmp_path, path) == {
         "gather_probe": 2,
         "embed_probe": 2,
         "extract_activations": 2,
@@ -399,10 +423,12 @@ def test_a_layer_that_does_not_exist_stops_at_the_check(tmp_path):
     assert "model 'object-net' has no layer 'layer5'; did you mean 'layer" in output
 
 
-def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(miniature, tmp_path):
+def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(
+    server, miniature, tmp_path
+):
     # Were the check a step that reruns, Snakemake would pass over what comes after it.
     assert (
-        rules_to_run(miniature, "target: 3", tmp_path)
+        rules_after(server, miniature, "target: 3", tmp_path)
         == {
             "predict": 2,
             "explain_cam": 6,
@@ -445,7 +471,7 @@ def test_methods_of_the_users_run_and_rerun_what_uses_them(miniature, tmp_path):
     write_files(folder, REPOSITORY / "docs/extending.md")
     after = AFTER_AGREEING | AFTER_LABELLING | {"explain_cam": 2}
     after |= {rule: number for rule, number in AFTER_EXPLAINING.items() if "sanity" not in rule}
-    assert rules_to_run(folder, EXTENDED, tmp_path) == after
+    assert rules_by_command(folder, EXTENDED, tmp_path) == after
 
     results_of = folder / "results/miniature"
     targets = {
@@ -480,7 +506,7 @@ def test_methods_of_the_users_run_and_rerun_what_uses_them(miniature, tmp_path):
         text = (folder / name).read_text()
         assert old in text
         (folder / name).write_text(text.replace(old, new, 1))
-    assert rules_to_run(folder, EXTENDED, tmp_path, *paths) == {"score_localization": 1}
+    assert rules_by_command(folder, EXTENDED, tmp_path, *paths) == {"score_localization": 1}
 
 
 def photographs_study(folder, real_data, names, **more):
