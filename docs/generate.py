@@ -71,7 +71,10 @@ def _describe_kind(kind: str, schema: Mapping) -> str:
         items = schema.get("items", {})
         said = "list of mappings" if items.get("type") == "object" else ""
         said = said or f"list: {describe_value(items)}"
-        return f"{said}; at least one" if schema.get("minItems") else said
+        least, most = schema.get("minItems"), schema.get("maxItems")
+        if least:
+            return f"{said}; {least} of them" if least == most else f"{said}; at least {least}"
+        return said
     name = {"string": "text", "boolean": "true or false", "integer": "whole number"}.get(kind, kind)
     bounds = [
         f"{word} {schema[key]:g}"
@@ -108,7 +111,9 @@ def list_keys(schema: Mapping, prefix: str = "") -> Iterator[tuple[str, str, str
         elif "default" in part and not (part["default"] == {} and "properties" in part):
             text = yaml.safe_dump(part["default"], default_flow_style=True, width=1000)
             default = f"`{text.strip().removesuffix('...').strip()}`"
-        meaning = " ".join(part["description"].split()) + _one_of(part) + _one_of(items)
+        meaning = " ".join(part["description"].split())
+        if "Exactly one of" not in meaning:
+            meaning += _one_of(part) + _one_of(items)
         yield key, describe_value(part), default, meaning
         yield from list_keys(part, f"{key}.")
         yield from list_keys(items, f"{key}[].")

@@ -4,11 +4,13 @@ How a command is tried, by what it begins with:
 
 - ``make <target>``: ``make -n``. That run, lint and test work is what ``.ci/run`` shows.
 - ``snakemake``: the very command with ``-n``, in a copy of the checkout that holds what the page
-  asks the reader to put there (stand-ins: a small picture, an empty checkpoint). With the profile
-  for SLURM too; that it runs on a cluster is what ``test_slurm.py`` shows.
-- ``python -m consilience.submit``: against a server on this machine instead of example.org.
-- ``python -m consilience.assets``: ``list`` as it is; ``fetch`` with a proxy that refuses, so that
-  it must name each file that it could not fetch.
+  asks the reader to put there (stand-ins: a small picture, an empty checkpoint). All in forks of
+  one process, as most of a dry run is importing Snakemake. With the profile for SLURM too; that it
+  runs on a cluster is what ``test_slurm.py`` shows.
+- ``python -m consilience.submit``: its ``main``, against a server on this machine instead of
+  example.org.
+- ``python -m consilience.assets``: its ``main``; ``list`` as it is, ``fetch`` with a proxy that
+  refuses, so that it must name each file that it could not fetch.
 - ``python tests/slurm/cluster.py``: that there is such an action, which ``test_slurm.py`` runs.
 - ``python benchmarks/…``: that there is such a script, and Python can compile it.
 
@@ -17,6 +19,7 @@ the program's own options.
 """
 
 import ast
+import json
 import os
 import re
 import shlex
@@ -31,7 +34,19 @@ from PIL import Image
 
 import consilience
 from conftest import REPOSITORY
-from consilience import agreement, claims, configuration, explain_params, extensions, questions
+from consilience import (
+    agreement,
+    assets,
+    claims,
+    comparison,
+    configuration,
+    explain_params,
+    extensions,
+    faithfulness,
+    localization,
+    questions,
+    submit,
+)
 from consilience.similarity import SIMILARITIES
 from pages import FENCE, PAGES, find_blocks, write_files
 from test_submit import SECRET, serve
@@ -94,8 +109,6 @@ def test_methods_are_named_with_all_that_the_study_can_name():
         *questions._ESTIMANDS,
         *claims.CLAIMS,
     ]
-    from consilience import comparison, faithfulness, localization
-
     names += [*faithfulness.METRICS, *localization.METRICS, *localization.OFFSETS]
     compared = re.findall(r"``(\w+)``", comparison.compare_models.__doc__)
     compared += re.findall(r"``(\w+)``", comparison.compare_with_classes.__doc__)
@@ -213,23 +226,34 @@ def test_the_page_s_studies_are_sound(tmp_path, monkeypatch):
 
 
 def find_commands():
-    """Every command of the pages, once, with the pages that it stands in."""
+    """Every command of the pages, once, with the first page that it stands in."""
     found = {}
     for block in find_blocks(*MORE_PAGES):
         if block.language in ("", "sh", "bash", "console"):
             for line in block.text.replace("\\\n", " ").splitlines():
                 words = " ".join(shlex.split(line, comments=True, posix=False))
                 if words:
-                    found.setdefault(words, block.page.name)
+                    found.setdefault(words, block.page)
     return found
 
 
 COMMANDS = find_commands()
 
 
+def split(command):
+    """Return a command's words, without variables, which each way sets as it needs them."""
+    words = shlex.split(command)
+    while re.match(r"[A-Z_]+=", words[0]):
+        words.pop(0)
+    return [words[0].removeprefix(".venv/bin/"), *words[1:]]
+
+
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A copy of the checkout with what the pages ask the reader to put there."""
+    """A copy of the checkout with what the pages ask the reader to put there, to work in.
+
+    Its user's home has no weights in its caches.
+    """
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("workflow", "rules", "studies", "profiles", "envs"):
         shutil.copytree(
@@ -248,65 +272,99 @@ def checkout(tmp_path_factory):
     params = folder / "results/default/explain/object-net/explain_params.pkl"
     params.parent.mkdir(parents=True)
     explain_params.write_params({"a.png": {"num_samples": 20}}, params)
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HOME", str(folder))
+        patch.setenv("TORCH_HOME", str(folder / "torch"))
+        yield folder
 
 
-def try_make(words, folder, page):
-    status, said = program("make", "-n", *words[1:], cwd=folder)
+@pytest.fixture(scope="module")
+def planned(checkout):
+    """What Snakemake says to each of its commands, by command: exit status and text."""
+    asked = [command for command in COMMANDS if find_way(split(command)) is try_snakemake]
+    jobs = []
+    for number, command in enumerate(asked):
+        words = split(command)
+        # What the page says stands in files of the reader's.
+        files = {block.file: block.text for block in find_blocks(COMMANDS[command]) if block.file}
+        for path, text in files.items():
+            Path(path).write_text(text)
+        with pytest.MonkeyPatch.context() as patch:
+            # torchvision and clip are asked about their weights here, not in a process each time.
+            patch.setattr(assets, "_ask", assets.derive_assets)
+            given = [word for word in words if word.endswith(".yaml")]
+            study = assets.read_study(given)
+            assets.resolve_assets(study, f"results/{study['study']}/index/assets.json")
+        # To take a lock away there is nothing to plan.
+        words += [] if "--unlock" in words else ["-n"]
+        jobs.append({"words": words, "files": files, "said": str(checkout / f"{number}.txt")})
+    run = subprocess.run(
+        [sys.executable, REPOSITORY / "tests/forks.py"],
+        input=json.dumps(jobs),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert run.returncode == 0, run.stderr
+    said = [Path(job["said"]).read_text() for job in jobs]
+    return dict(zip(asked, zip(json.loads(run.stdout), said, strict=True), strict=True))
+
+
+def try_make(command, request):
+    status, said = program(
+        "make", "-n", *split(command)[1:], cwd=request.getfixturevalue("checkout")
+    )
     assert status == 0, said
 
 
-def try_snakemake(words, folder, page):
-    # The page's own files, over those of pages before it.
-    for suffix in (".py", ".yaml"):
-        write_files(folder, page, suffix)
-    stays = "--unlock" in words  # which plans nothing
-    # What lies in a cache of this machine's user is no matter.
-    variables = {"TORCH_HOME": str(folder / "torch"), "HOME": str(folder)}
-    status, said = program(*words, *([] if stays else ["-n"]), cwd=folder, **variables)
+def try_snakemake(command, request):
+    status, said = request.getfixturevalue("planned")[command]
     assert status == 0, said
-    if stays:
+    if "--unlock" in command:
         assert "Unlocked working directory." in said
-    elif "studies/imagenet-vs-places.yaml" in words:
+    elif "studies/imagenet-vs-places.yaml" in command:
         assert "this run fetches them" in said
-        assert "rule fetch_20k_txt:" in said
+        assert re.search(r"^fetch_20k_txt +1$", said, re.MULTILINE)
     else:
-        assert "rule write_report:" in said
-        assert "rule all:" in said
+        assert re.search(r"^write_report +1$", said, re.MULTILINE)
 
 
-def try_submit(words, folder, page):
+def try_submit(command, request):
+    request.getfixturevalue("checkout")
+    patch = request.getfixturevalue("monkeypatch")
+    patch.setenv("CONSILIENCE_TOKEN", SECRET)
     with serve(200) as (url, seen):
-        words = [url if word.startswith("https://") else word for word in words]
-        status, said = program(*words, cwd=folder, PYTHONPATH="workflow", CONSILIENCE_TOKEN=SECRET)
-    assert status == 0, said
+        words = [url if word.startswith("https://") else word for word in split(command)[3:]]
+        assert submit.main(words) == 0
     assert seen[0][1]["Authorization"] == f"Bearer {SECRET}"
 
 
-def try_assets(words, folder, page):
-    refuses = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    variables = {"TORCH_HOME": str(folder / "torch"), "HOME": str(folder)} | refuses
-    more = ["--tries", "1"] if words[3] == "fetch" else []
-    status, said = program(*words, *more, cwd=folder, PYTHONPATH="workflow", **variables)
-    if words[3] == "fetch":
-        assert status == 1
-        assert "16 files of others are missing" in said
+def try_assets(command, request):
+    request.getfixturevalue("checkout")
+    patch, captured = (request.getfixturevalue(name) for name in ("monkeypatch", "capsys"))
+    for name in ("http_proxy", "https_proxy"):
+        patch.setenv(name, "http://127.0.0.1:9")
+    words = split(command)[3:]
+    if words[0] == "list":
+        assert assets.main(words) == 0
+        assert captured.readouterr().out.count("missing, ") == 16
     else:
-        assert status == 0, said
-        assert said.count("missing, ") == 16
+        assert assets.main([*words, "--tries", "1"]) == 1
+        assert "16 files of others are missing" in captured.readouterr().err
 
 
-def try_cluster(words, folder, page):
+def try_cluster(command, request):
     from slurm import cluster
 
-    (action,) = words[2:]
+    (action,) = split(command)[2:]
     assert callable(getattr(cluster, action))
     text = (REPOSITORY / "tests/test_slurm.py").read_text() + (REPOSITORY / ".ci/run").read_text()
     assert f"daemons.{action}(" in text or f"cluster.py {action}" in text
 
 
-def try_benchmark(words, folder, page):
-    script = REPOSITORY / words[1]
+def try_benchmark(command, request):
+    script = REPOSITORY / split(command)[1]
     compile(script.read_text(), script.name, "exec")
 
 
@@ -328,14 +386,9 @@ def find_way(words):
     raise AssertionError(f"no way is known to try the command: {' '.join(words)}")
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[:60])
-def test_every_command_works(command, checkout):
-    words = shlex.split(command)
-    while re.match(r"[A-Z_]+=", words[0]):  # variables, which each way sets as it needs them
-        words.pop(0)
-    words[0] = words[0].removeprefix(".venv/bin/")
-    pages = {page.name: page for page in MORE_PAGES}
-    find_way(words)(words, checkout, pages[COMMANDS[command]])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_works(command, request):
+    find_way(split(command))(command, request)
 
 
 @pytest.mark.parametrize("command", ["curl https://example.org", "python -m consilience.nothing"])
@@ -357,7 +410,7 @@ def test_commands_within_sentences_have_options_that_exist():
                 assert {w for w in words[1:] if "=" not in w} <= targets, f"{page.name}: {span}"
             elif words[0] == "snakemake" or words[0].startswith("--"):
                 given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-                assert given <= options, f"{page.name}: {span}"
+                assert given - {"--cpus-per-task"} <= options, f"{page.name}: {span}"  # sbatch's
             else:
                 continue
             found += 1

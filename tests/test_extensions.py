@@ -11,7 +11,8 @@ import pytest
 from conftest import REPOSITORY
 from consilience import check, configuration, extensions, registry
 from consilience.errors import ConsilienceError
-from consilience.extensions import find_entries, load, select
+from consilience.extensions import find_entries, select
+from consilience.registry import load
 
 CAM = """
 from consilience import registry

@@ -1,5 +1,6 @@
 import pytest
 
+import consilience
 from consilience import provenance
 
 
@@ -77,6 +78,7 @@ def test_a_file_is_hashed(tmp_path):
 
 def test_a_report_names_the_versions_its_results_rest_on():
     versions = provenance.reported_versions()
+    assert versions["consilience"] == consilience.__version__
     assert {"python", "torch", "grad-cam", "lime", "pillow"} <= set(versions)
 
 

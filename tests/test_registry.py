@@ -49,7 +49,7 @@ def loaded(tmp_path, monkeypatch, forgetting):
     """The page's files, written and loaded."""
     monkeypatch.chdir(tmp_path)
     entries = extensions.find_entries(write_files(tmp_path, PAGE))
-    extensions.load(extensions.select(entries, [(entry.kind, entry.name) for entry in entries]))
+    registry.load(extensions.select(entries, [(entry.kind, entry.name) for entry in entries]))
     assert {entry.kind for entry in entries} == set(registry.KINDS)
     return entries
 

@@ -1,8 +1,11 @@
 """Run the real workflow: the default study in miniature, and photographs where there are any."""
 
 import hashlib
+import importlib.util
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +15,7 @@ import yaml
 
 from conftest import REPOSITORY
 from consilience import images, tables, world
+from pages import write_files
 
 pytestmark = pytest.mark.slow
 
@@ -121,6 +125,27 @@ def test_the_report_is_one_page_that_names_each_picture(miniature):
     assert 'src="http' not in page
 
 
+def test_every_table_stands_on_the_page_of_outputs(miniature):
+    spec = importlib.util.spec_from_file_location("generate", REPOSITORY / "docs/generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    kinds = {"batch": r"\d+", "shard": r"\d+", "model": "[^/]+", "method": "[^/]+"}
+    places = [
+        (re.sub(r"<(\w+)>", lambda found: kinds[found[1]], re.escape(path)), name)
+        for name, paths in generate.FILES.items()
+        for path in paths
+    ]
+    folder = miniature / "results/miniature"
+    found = set()
+    for path in folder.rglob("*.parquet"):
+        where = path.relative_to(folder).as_posix()
+        names = {name for place, name in places if re.fullmatch(place, where)}
+        assert len(names) == 1, f"{where}: {sorted(names)}"
+        tables.open_table(path, getattr(tables, *names))
+        found |= names
+    assert found == set(generate.FILES)
+
+
 def test_a_second_run_does_nothing(miniature):
     said = snakemake(miniature, "--cores", "2", studies=[REPOSITORY / "tests/study.yaml"])
     assert "Nothing to be done" in said
@@ -133,11 +158,11 @@ def test_two_runs_give_the_same_bytes_whatever_the_cores(miniature, tmp_path):
     assert first == second
 
 
-def rules_to_run(folder, change, tmp_path):
+def rules_to_run(folder, change, tmp_path, *targets):
     """Names of the rules that a dry run would run after a change, with the jobs of each."""
     path = tmp_path / "change.yaml"
     path.write_text(change)
-    said = snakemake(folder, "-n", studies=[REPOSITORY / "tests/study.yaml", path])
+    said = snakemake(folder, "-n", *targets, studies=[REPOSITORY / "tests/study.yaml", path])
     if "Nothing to be done" in said:
         return {}
     rows = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
@@ -321,6 +346,62 @@ def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(mini
     assert "77" in said
     assert "steps (" not in said
     assert answer.read_bytes() == before
+
+
+EXTENDED = """
+extensions:
+  [my_cams.py, my_similarities.py, my_agreement.py, my_faithfulness.py, my_localization.py]
+cam: {methods: [grad-cam, score-cam, ablation-cam, positive-grad-cam]}
+dissection: {similarity: top-mean, top-mean: {top_k: 8}}
+agreement: {metrics: [spearman, iou, peak-distance]}
+faithfulness: {extra: [comprehensiveness]}
+localization: {extra: [contrast]}
+"""
+
+
+def test_methods_of_the_users_run_and_rerun_what_uses_them(miniature, tmp_path):
+    """The page's own files: what they add runs in the finished study, and nothing that it has."""
+    folder = tmp_path / "extended"
+    shutil.copytree(miniature, folder, symlinks=True)
+    write_files(folder, REPOSITORY / "docs/extending.md")
+    after = AFTER_AGREEING | AFTER_LABELLING | {"explain_cam": 2}
+    after |= {rule: number for rule, number in AFTER_EXPLAINING.items() if "sanity" not in rule}
+    assert rules_to_run(folder, EXTENDED, tmp_path) == after
+
+    results_of = folder / "results/miniature"
+    targets = {
+        "explain/object-net/cam-positive-grad-cam-0": tables.HEATMAPS,
+        "dissect/scene-net/neurons": tables.NEURONS,
+        "agree/object-net/agreement-0": tables.AGREEMENT,
+        "agree/object-net/faithfulness-0": tables.FAITHFULNESS,
+        "agree/object-net/localization-0": tables.LOCALIZATION,
+    }
+    paths = [f"results/miniature/{name}.parquet" for name in targets]
+    studies = [REPOSITORY / "tests/study.yaml", tmp_path / "change.yaml"]
+    snakemake(folder, "--cores", "2", *paths, studies=studies)
+    heatmaps, neurons, agreement, faithfulness, localization = (
+        tables.read_rows(results_of / f"{name}.parquet", schema) for name, schema in targets.items()
+    )
+    assert {row["method"] for row in heatmaps} == {"positive-grad-cam"}
+    assert any(row["concept"] for row in neurons)
+    own = [row for row in agreement if row["metric"] == "peak-distance"]
+    assert {row["control"] for row in own} == {row["control"] for row in agreement}
+    assert any(0 < row["value"] <= 1 for row in own if row["value"] is not None)
+    for rows, metric in ((faithfulness, "comprehensiveness"), (localization, "contrast")):
+        assert {row["method"] for row in rows if row["metric"] == metric} == {
+            *("ablation-cam", "grad-cam", "lime", "positive-grad-cam", "score-cam")
+        }
+
+    # Code that changes reruns what uses it; a comment does not, nor does the time of a file.
+    for name, old, new in (
+        ("my_cams.py", "from", "# Mine.\nfrom"),
+        ("my_agreement.py", "", ""),
+        ("my_localization.py", "inside].mean() -", "inside].sum() -"),
+    ):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+    assert rules_to_run(folder, EXTENDED, tmp_path, *paths) == {"score_localization": 1}
 
 
 def photographs_study(folder, real_data, names, **more):

@@ -24,9 +24,9 @@ from .classifiers import (
     load_classifier,
 )
 from .errors import ConsilienceError
-from .extensions import check as check_extensions
 from .predictions import check_target
 from .randomisation import find_stages
+from .registry import check as check_extensions
 from .tables import write_atomically
 
 
@@ -151,7 +151,7 @@ def answer(question: str | Path, target: str | Path, log: Callable[[str], None])
     Raises
     ------
     ConsilienceError
-        As :func:`check_models` and :func:`consilience.extensions.check` do.
+        As :func:`check_models` and :func:`consilience.registry.check` do.
     """
     text = Path(question).read_bytes()
     asked = json.loads(text)

@@ -1,24 +1,21 @@
-"""Files of the user's that register methods and measures: found without running them, and loaded.
+"""Files of the user's that register methods and measures: what they register, without running them.
 
 The main process must know the names before it plans any job, and must not import what the files
 import (PyTorch takes seconds). So names are read from the files' syntax, and a file is run by the
-steps that use what it registers, and by the check.
+steps that use what it registers, and by the check (:func:`consilience.registry.load`).
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
-import importlib
-import sys
-import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import provenance, registry
 from .errors import ConsilienceError
-from .registry import KINDS, NAME
+from .provenance import digest_module
+from .registry import KINDS, NAME, module_of
 
 _REGISTRY = "consilience.registry"
 
@@ -116,11 +113,6 @@ def _check_path(where: str, path: str, folder: Path) -> None:
         )
 
 
-def _module(path: str) -> str:
-    """Return the module that a path is imported as."""
-    return ".".join(Path(path).with_suffix("").parts)
-
-
 def _read_entries(tree: ast.Module, path: str) -> Iterable[Entry]:
     aliases = _find_aliases(tree)
     for node in tree.body:
@@ -198,9 +190,9 @@ def select(
     Returns
     -------
     list of dict
-        A file each, in the order of the entries, for :func:`load`: ``path``; ``registers``, the
-        wanted kinds and names; and ``code``, a digest of the file and all that it imports, so that
-        a step whose parameter this is reruns when that changes.
+        A file each, in the order of the entries, for :func:`consilience.registry.load`: ``path``;
+        ``registers``, the wanted kinds and names; and ``code``, a digest of the file and all that
+        it imports, so that a step whose parameter this is reruns when that changes.
     """
     wanted, files = set(wanted), {}
     for entry in entries:
@@ -210,80 +202,7 @@ def select(
         {
             "path": path,
             "registers": registers,
-            "code": provenance.digest_module(_module(path), folder),
+            "code": digest_module(module_of(path), folder),
         }
         for path, registers in files.items()
     ]
-
-
-def load(selected: Iterable[Mapping], folder: str | Path | None = None) -> None:
-    """Run files of the user's, so that what they register can be used.
-
-    Parameters
-    ----------
-    selected
-        As :func:`select` gives it.
-    folder
-        The directory that Snakemake runs in; by default the working directory.
-
-    Raises
-    ------
-    ConsilienceError
-        If a file fails, or does not register what it should.
-    """
-    here = str(Path(folder or Path.cwd()).resolve())
-    for file in selected:
-        path, module = file["path"], _module(file["path"])
-        sys.path.insert(0, here)
-        importlib.invalidate_caches()
-        try:
-            loaded = importlib.import_module(module)
-        except ConsilienceError as error:
-            raise ConsilienceError(f"extensions: {path}: {error}") from None
-        except Exception as error:  # whatever the user's code raises
-            raise ConsilienceError(
-                f"extensions: {_place(error, Path(here, path), path)}: cannot be imported "
-                f"({_reason(error)})"
-            ) from error
-        finally:
-            sys.path.remove(here)
-        if here not in sys.path:  # for what its functions import later; after all else
-            sys.path.append(here)
-        if Path(loaded.__file__ or "").resolve() != Path(here, path).resolve():
-            raise ConsilienceError(
-                f"extensions: {path} cannot be imported, as {module!r} is the module "
-                f"{loaded.__file__}; give the file another name"
-            )
-        for kind, name in file["registers"]:
-            if not registry.is_registered(kind, name):
-                raise ConsilienceError(
-                    f"extensions: {path} does not register the {KINDS[kind]} {name!r} when it runs"
-                )
-
-
-def _place(error: Exception, file: Path, path: str) -> str:
-    """Say where in a file an exception came from."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
-    return f"{path}, line {lines[-1]}" if lines else path
-
-
-def _reason(error: Exception) -> str:
-    """Say an exception in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def check(selected: Iterable[Mapping]) -> None:
-    """Load files of the user's, and hold each thing that they register against its kind.
-
-    Raises
-    ------
-    ConsilienceError
-        As :func:`load` does, and where something does not suit.
-    """
-    selected = list(selected)
-    load(selected)
-    for kind in sorted({kind for file in selected for kind, _ in file["registers"]}):
-        # By name, so that the digest of the check does not hold all that CAMs and the rest import.
-        importlib.import_module(f".{kind}", __package__)

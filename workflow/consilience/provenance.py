@@ -9,6 +9,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from . import __version__
+
 LIBRARY = Path(__file__).parent
 
 # Import names that differ from the names of the packages that bring them.
@@ -171,8 +173,8 @@ _REPORTED = (
 
 
 def reported_versions() -> dict[str, str]:
-    """Return the versions of the packages that the results rest on, by package, and Python's."""
-    versions = {"python": platform.python_version()}
+    """Return the versions that the results rest on, by package, with ours and Python's."""
+    versions = {"consilience": __version__, "python": platform.python_version()}
     for name in _REPORTED:
         if version := package_version(name):
             versions[_PACKAGES.get(name, name)] = version

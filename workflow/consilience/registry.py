@@ -17,8 +17,13 @@ a CAM as well.
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import re
-from collections.abc import Callable, Mapping
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from .errors import ConsilienceError
@@ -248,8 +253,6 @@ def require_parameters(thing: Any, *choices: tuple[str, ...]) -> int:
     ConsilienceError
         If it is no function, or takes none of them.
     """
-    import inspect
-
     wanted = " or ".join(f"({', '.join(names)})" for names in choices)
     if isinstance(thing, type) or not callable(thing):
         raise ConsilienceError(f"is a {type(thing).__name__}; decorate a function of {wanted}")
@@ -285,3 +288,85 @@ def require_number(value: Any, what: str) -> float:
     if number - number != 0:  # infinite, or not a number
         raise UndefinedError(f"{what} is {number}")
     return number
+
+
+# ------------------------------------------------------------------------------------------------
+# The user's files
+
+
+def module_of(path: str) -> str:
+    """Return the module that a file of the user's is imported as, of its path."""
+    return ".".join(Path(path).with_suffix("").parts)
+
+
+def load(selected: Iterable[Mapping], folder: str | Path | None = None) -> None:
+    """Run files of the user's, so that what they register can be used.
+
+    Parameters
+    ----------
+    selected
+        As :func:`consilience.extensions.select` gives it.
+    folder
+        The directory that Snakemake runs in; by default the working directory.
+
+    Raises
+    ------
+    ConsilienceError
+        If a file fails, or does not register what it should.
+    """
+    here = str(Path(folder or Path.cwd()).resolve())
+    for file in selected:
+        path, module = file["path"], module_of(file["path"])
+        sys.path.insert(0, here)
+        importlib.invalidate_caches()
+        try:
+            loaded = importlib.import_module(module)
+        except ConsilienceError as error:
+            raise ConsilienceError(f"extensions: {path}: {error}") from None
+        except Exception as error:  # whatever the user's code raises
+            raise ConsilienceError(
+                f"extensions: {_place(error, Path(here, path), path)}: cannot be imported "
+                f"({_reason(error)})"
+            ) from error
+        finally:
+            sys.path.remove(here)
+        if here not in sys.path:  # for what its functions import later; after all else
+            sys.path.append(here)
+        if Path(loaded.__file__ or "").resolve() != Path(here, path).resolve():
+            raise ConsilienceError(
+                f"extensions: {path} cannot be imported, as {module!r} is the module "
+                f"{loaded.__file__}; give the file another name"
+            )
+        for kind, name in file["registers"]:
+            if not is_registered(kind, name):
+                raise ConsilienceError(
+                    f"extensions: {path} does not register the {KINDS[kind]} {name!r} when it runs"
+                )
+
+
+def _place(error: Exception, file: Path, path: str) -> str:
+    """Say where in a file an exception came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file]
+    return f"{path}, line {lines[-1]}" if lines else path
+
+
+def _reason(error: Exception) -> str:
+    """Say an exception in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def check(selected: Iterable[Mapping]) -> None:
+    """Load files of the user's, and hold each thing that they register against its kind.
+
+    Raises
+    ------
+    ConsilienceError
+        As :func:`load` does, and where something does not suit.
+    """
+    selected = list(selected)
+    load(selected)
+    for kind in sorted({kind for file in selected for kind, _ in file["registers"]}):
+        # By name, so that the digest of the check does not hold all that CAMs and the rest import.
+        importlib.import_module(f".{kind}", __package__)

@@ -1,10 +1,10 @@
 """Score planted explanations by every metric, and say which metrics rank them rightly."""
 
-from consilience import audit, extensions, lime_image, steps, tables, world
+from consilience import audit, lime_image, registry, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     steps.set_threads(params.compute_threads)
     cut = lime_image.make_segmentation(params.segmentation, params.segmentation_seed)
     settings = {

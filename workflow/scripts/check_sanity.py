@@ -5,9 +5,9 @@ import pyarrow.compute as pc
 from consilience import (
     classifiers,
     explain_params,
-    extensions,
     images,
     measures,
+    registry,
     sanity,
     steps,
     tables,
@@ -15,7 +15,7 @@ from consilience import (
 
 with steps.logged(snakemake.log[0]) as log:
     params, given = snakemake.params, snakemake.input
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     steps.set_threads(params.compute_threads)
     predictions = tables.read_rows(given.predictions, tables.PREDICTIONS)
     predictions = {row["picture"]: row for row in measures.keep_first(predictions, "picture")}

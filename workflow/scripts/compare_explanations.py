@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 
-from consilience import controls, extensions, images, measures, steps, tables
+from consilience import controls, images, measures, registry, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     source, params = snakemake.input, snakemake.params
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     explanations = measures.collect_explanations(
         tables.read_rows(source.cams, tables.HEATMAPS),
         tables.read_rows(source.lime, tables.LIME),

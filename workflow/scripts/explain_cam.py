@@ -1,10 +1,10 @@
 """Explain the pictures of a batch with one class activation map method."""
 
-from consilience import cam, classifiers, extensions, images, steps, tables
+from consilience import cam, classifiers, images, registry, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     steps.set_threads(params.compute_threads)
     classifier = classifiers.load_classifier(
         params.model, *snakemake.input.weights, keep=params.layers

@@ -1,10 +1,10 @@
 """Measure how faithful the explanations of a batch are to the model."""
 
-from consilience import classifiers, extensions, faithfulness, steps, tables
+from consilience import classifiers, faithfulness, registry, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     params, source = snakemake.params, snakemake.input
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     steps.set_threads(params.compute_threads)
     classifier = classifiers.load_classifier(params.model, *source.weights, keep=())
     rows = []

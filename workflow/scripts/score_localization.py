@@ -1,10 +1,10 @@
 """Score the explanations of a batch against the masks of what they should be about."""
 
-from consilience import effects, extensions, localization, measures, steps, tables
+from consilience import effects, localization, measures, registry, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     params, files = snakemake.params, snakemake.input
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     explanations = measures.collect_explanations(
         tables.read_rows(files.cams, tables.HEATMAPS), tables.read_rows(files.lime, tables.LIME)
     )

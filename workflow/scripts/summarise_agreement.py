@@ -1,10 +1,10 @@
 """Join the agreement of all pictures, and summarise it by clutter level."""
 
-from consilience import agreement, extensions, steps, tables
+from consilience import agreement, registry, steps, tables
 
 with steps.logged(snakemake.log[0]):
     params, target = snakemake.params, snakemake.output
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     pictures = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
     agreed = tables.read_table(snakemake.input.agreement, tables.AGREEMENT)
     tables.write_table(agreed, target.agreement, tables.AGREEMENT)

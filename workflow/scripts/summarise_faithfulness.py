@@ -1,10 +1,10 @@
 """Join the faithfulness of all explanations, and summarise it by clutter level."""
 
-from consilience import extensions, faithfulness, steps, tables
+from consilience import faithfulness, registry, steps, tables
 
 with steps.logged(snakemake.log[0]):
     params, source, target = snakemake.params, snakemake.input, snakemake.output
-    extensions.load(params.extensions)
+    registry.load(params.extensions)
     pictures = tables.read_rows(source.pictures, tables.PICTURES)
     measured = tables.read_table(source.faithfulness, tables.FAITHFULNESS)
     tables.write_table(measured, target.faithfulness, tables.FAITHFULNESS)
