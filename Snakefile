@@ -31,7 +31,7 @@ if not UNREADY:  # while files are missing, fetching them is all there is to do
     include: "rules/judge.smk"
     include: "rules/report.smk"
 
-    name_params()
+    end_parsing()
 
 
 localrules:

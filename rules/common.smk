@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, devices, index, provenance, runs
+from consilience import configuration, devices, files, index, provenance, runs
 from consilience.errors import ConsilienceError
 from snakemake.exceptions import WorkflowError
 from snakemake.io import IOFile
@@ -81,6 +82,15 @@ shell.prefix(
 )
 
 
+@contextmanager
+def refusing():
+    """Say what is wrong with the study, instead of where in the code it was found."""
+    try:
+        yield
+    except ConsilienceError as error:
+        raise WorkflowError(f"This study cannot run:\n{error}")
+
+
 def write_lists(name):
     """Deal the folders of `pictures` or `probe` into one list a batch, in the main process only.
 
@@ -91,10 +101,8 @@ def write_lists(name):
     if not any("folder" in source for source in STUDY[name]):
         return {batch: [] for batch in batches}
     if workflow.is_main_process:
-        try:
+        with refusing():
             index.write_index(STUDY[name], len(batches), folder)
-        except ConsilienceError as error:
-            raise WorkflowError(f"This study cannot run:\n{error}")
     return {batch: [folder / f"{batch}.json"] for batch in batches}
 
 
@@ -111,16 +119,20 @@ LISTED = {
 }
 
 
-RUN_LOCK = Path(".snakemake/consilience") / STUDY["study"]
+# What is kept from one run to the next, and no result.
+STATE = Path(".snakemake/consilience")
+RUN_LOCK = STATE / f"{STUDY['study']}.run"
+KNOWN_CODE = STATE / "code.json"
+
+
+provenance.read_known(KNOWN_CODE)
 
 
 def begin_run():
     """Take the study for this run alone. Profiles turn Snakemake's own lock off: it outlives a
     Snakemake that is killed, and ending one study takes away another's."""
-    try:
+    with refusing():
         runs.claim_study(RUN_LOCK, RESULTS, logger.info)
-    except ConsilienceError as error:
-        raise WorkflowError(f"This study cannot run:\n{error}")
 
 
 def mark_unrecorded():
@@ -130,10 +142,10 @@ def mark_unrecorded():
     by nobody, so that no change would ever outdate them.
     """
     persistence = FilePersistence()
-    files = runs.find_unrecorded(
+    found = runs.find_unrecorded(
         RUN_LOCK, RESULTS, lambda path: persistence.metadata(IOFile(path)) is not None
     )
-    persistence.started(SimpleNamespace(output=[IOFile(path) for path in files]))
+    persistence.started(SimpleNamespace(output=[IOFile(path) for path in found]))
 
 
 if workflow.is_main_process:
@@ -150,13 +162,16 @@ def ordered(value):
     return value
 
 
-def code(script, files=()):
+def code(script, read=()):
     """Digest of a script, the library modules it imports and the packages these use, and of files
     of the workflow's own that it reads.
 
     Snakemake itself sees neither modules nor package versions.
     """
-    return provenance.digest(SCRIPTS / script, files)
+    # Only the main process holds a job against what was recorded of it.
+    return (
+        provenance.digest(SCRIPTS / script, read) if workflow.is_main_process else None
+    )
 
 
 def name_params():
@@ -179,6 +194,13 @@ def name_params():
     for each in workflow.rules:
         if params := dict(each.params.items()):
             each.set_params(named=digest_of(params))
+
+
+def end_parsing():
+    """What remains when all rules are there; jobs on other nodes can do without."""
+    if workflow.is_main_process:
+        name_params()
+        provenance.write_known(KNOWN_CODE)
 
 
 def model_spec(name):
@@ -476,8 +498,8 @@ ANSWER_FILE = RESULTS / "check.json"
 
 def write_question():
     """Write down what is to be checked, in the main process only, and return a digest of it."""
-    files = [model["checkpoint"] for model in MODELS.values() if "checkpoint" in model]
-    states = [(path, os.stat(path)) for path in files + class_name_files(MODELS)]
+    paths = [model["checkpoint"] for model in MODELS.values() if "checkpoint" in model]
+    states = [(path, os.stat(path)) for path in paths + class_name_files(MODELS)]
     question = {
         "code": code("check_study.py"),
         "files": [[path, state.st_size, state.st_mtime_ns] for path, state in states],
@@ -494,7 +516,8 @@ def write_question():
         question["stages"] = STUDY["sanity"]["stages"]
     text = json.dumps(question, indent=1, sort_keys=True) + "\n"
     if workflow.is_main_process:
-        index.write_if_changed(QUESTION_FILE, text)
+        with refusing():
+            files.write_if_changed(QUESTION_FILE, text)
     return sha256(text.encode()).hexdigest()
 
 

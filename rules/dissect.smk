@@ -40,9 +40,9 @@ def write_groups():
         name: KNOWN_GROUPS.get(name, {}) | {network(name): GROUPS[name]}
         for name in DISSECTED
     }
-    index.write_if_changed(
-        GROUPS_FILE, json.dumps(KNOWN_GROUPS | known, indent=1, sort_keys=True) + "\n"
-    )
+    text = json.dumps(KNOWN_GROUPS | known, indent=1, sort_keys=True) + "\n"
+    with refusing():
+        files.write_if_changed(GROUPS_FILE, text)
 
 
 def layers_of(wildcards):

@@ -14,12 +14,9 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-_JOB = re.compile(r"^\s*(?:local)?rule (\w+):\n((?: {4,}.*\n)*)", re.MULTILINE)
-_WILDCARDS = re.compile(r"^\s+wildcards: (.*)$", re.MULTILINE)
-
 
 class Server:
-    """A process that makes dry runs until the block is left."""
+    """A process that runs Snakemake until the block is left."""
 
     def __enter__(self):
         self._process = subprocess.Popen(
@@ -32,42 +29,40 @@ class Server:
         self._process.wait(timeout=30)
 
     def run(self, folder, *arguments, snakefile=None, path=()):
-        """Run Snakemake in ``folder``; return what it says.
+        """Run Snakemake in ``folder``; return what it says, and the jobs that it lists.
 
-        ``path`` lists folders that Python looks for modules and packages in first.
+        Jobs are dictionaries of ``rule``, ``wildcards`` and ``output``. ``path`` lists folders that
+        Python looks for modules and packages in first.
         """
-        with tempfile.NamedTemporaryFile("r", suffix=".log") as said:
+        with tempfile.TemporaryDirectory() as answer:
             request = {
                 "folder": str(folder),
-                "arguments": [
-                    "--snakefile",
-                    str(snakefile or Path(folder, "Snakefile")),
-                    *arguments,
-                ],
+                "arguments": ["--snakefile", str(snakefile or Path(folder, "Snakefile"))],
                 "path": [str(place) for place in path],
-                "said": said.name,
+                "answer": answer,
             }
+            request["arguments"] += arguments
             print(json.dumps(request), file=self._process.stdin, flush=True)
             status = int(self._process.stdout.readline())
-            text = said.read()
-        assert status == 0, text[-5000:]
-        return text
+            said = Path(answer, "said").read_text()
+            assert status == 0, said[-5000:]
+            return said, json.loads(Path(answer, "jobs").read_text())
 
     def steps(self, folder, *arguments, **more):
-        """Return the steps that a dry run lists, as ``rule`` or ``rule of a, b``, wildcards sorted.
-
-        Without the target rule ``all``, which is no step.
-        """
-        said = self.run(folder, "-n", *arguments, **more)
-        found = set()
-        for rule, body in _JOB.findall(said):
-            values = _WILDCARDS.search(body)
-            values = sorted(values[1].split(", ")) if values else []
-            found.add(describe(rule, *(value.partition("=")[2] for value in values)))
-        # Nothing that Snakemake counts may have been missed.
+        """Return the steps that a dry run lists, as :func:`name_steps` does."""
+        said, jobs = self.run(folder, "-n", *arguments, **more)
         total = re.search(r"^total +(\d+)$", said, re.MULTILINE)
-        assert len(found) == int(total[1] if total else 0), said
-        return found - {"all"}
+        assert len(jobs) == int(total[1] if total else 0), said
+        return name_steps(jobs)
+
+
+def name_steps(jobs):
+    """Name jobs as :func:`describe` does, without the target rule ``all``, which is no step."""
+    return {
+        describe(job["rule"], *(value for _, value in sorted(job["wildcards"].items())))
+        for job in jobs
+        if job["rule"] != "all"
+    }
 
 
 def describe(rule, *wildcards):
@@ -77,27 +72,44 @@ def describe(rule, *wildcards):
 
 def _run(request):
     """Be ``snakemake`` with these arguments, and end."""
-    with open(request["said"], "w") as file:
+    answer, jobs, status = Path(request["answer"]), [], 1
+    with open(answer / "said", "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+
+    def collect(record):
+        if getattr(record, "rule_name", None):
+            about = {"rule": record.rule_name, "wildcards": dict(record.wildcards)}
+            jobs.append(about | {"output": list(map(str, record.output))})
+        return True
+
+    import_module("snakemake.logging").logger.addFilter(collect)
     os.chdir(request["folder"])
     sys.path[:0] = request["path"]
     sys.argv[1:] = request["arguments"]
-    status = 1
     try:
         import_module("snakemake.cli").main(request["arguments"])
     except SystemExit as error:
         status = error.code or 0
     finally:
+        (answer / "jobs").write_text(json.dumps(jobs))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
 
 
 if __name__ == "__main__":
-    for name in ("snakemake.cli", "snakemake.persistence.file", "jsonschema", "numpy", "PIL.Image"):
+    for name in (
+        "snakemake.cli",
+        "snakemake.persistence.file",
+        "snakemake.profiles",
+        "snakemake.report.html_reporter",
+        "smart_open",
+        "jsonschema",
+        "numpy",
+        "PIL.Image",
+    ):
         import_module(name)
-
     for line in sys.stdin:
         child = os.fork()
         if not child:

@@ -13,6 +13,7 @@ import os
 import random
 import re
 import shutil
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -24,12 +25,12 @@ from PIL import Image
 import dry_runs
 from conftest import REPOSITORY
 from consilience import images
-from dry_runs import describe
+from dry_runs import describe, name_steps
 
 pytestmark = pytest.mark.slow
 
 BATCHES = SHARDS = ("0", "1", "2")
-METHODS = ("grad-cam", "eigen-cam")
+METHODS = ("grad-cam", "layer-cam")
 STUDY = {
     "study": "own",
     "world": None,
@@ -71,13 +72,26 @@ STUDY = {
 }
 NETS = '''
 """A net."""
-import torch
+from collections import OrderedDict
+
+from torch import nn
 
 
 def make_net(width):
-    return torch.nn.Sequential()
+    layers = {
+        "first": nn.Conv2d(3, width, 3, padding=1),
+        "bend": nn.ReLU(),
+        "second": nn.Conv2d(width, 8, 3, padding=1),
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flat": nn.Flatten(),
+        "head": nn.Linear(8, 3),
+    }
+    return nn.Sequential(OrderedDict(layers))
 '''
 
+
+# More than Snakemake compares by content of itself.
+LARGE = bytes(1_100_000)
 
 # The study's steps, by what they are for.
 
@@ -215,6 +229,7 @@ def draw(path, seed):
 
 def make_checkout(folder):
     """Make a checkout with the study's files, and nothing run."""
+    folder.mkdir(exist_ok=True)
     leave = shutil.ignore_patterns("__pycache__", "slurm")
     for name in ("Snakefile", "config.yaml", "rules", "workflow", "profiles", "envs", "studies"):
         place = REPOSITORY / name
@@ -231,7 +246,7 @@ def make_checkout(folder):
     (folder / "nets.py").write_text(NETS)
     (folder / "studies/own.yaml").write_text(yaml.safe_dump(STUDY))
     for name in ("a.safetensors", "b.safetensors", "clip.pt"):
-        (folder / "data" / name).write_bytes(b"weights")
+        (folder / "data" / name).write_bytes(LARGE)
 
 
 OWN = ("--configfile", "studies/own.yaml")
@@ -248,12 +263,13 @@ def finished(server, tmp_path_factory):
     """A checkout with the study finished, its results empty files."""
     folder = tmp_path_factory.mktemp("finished")
     make_checkout(folder)
-    said = server.run(folder, "-n", "--cores", "1", *OWN)
-    for line in re.findall(r"^ +output: (.*)$", said, re.MULTILINE):
-        for name in line.split(", "):
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir() if name.endswith("/cards") else path.write_text("")
+    _, jobs = server.run(folder, "-n", *OWN)
+    assert name_steps(jobs) == EVERYTHING
+    for name in [name for job in jobs for name in job["output"]]:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if path.name == "cards" else path.write_text("")
+    (folder / "results/own/explain/a/views-0.parquet").write_bytes(LARGE)
     check = folder / "results/own/check.json"
     check.unlink()  # its content is read before each run, and would be wanted
     server.run(folder, "--touch", "--forceall", "--cores", "1", *OWN)
@@ -265,11 +281,6 @@ def finished(server, tmp_path_factory):
 def checkout(finished, tmp_path):
     """A copy to change, all times as they are."""
     return Path(shutil.copytree(finished, tmp_path / "checkout", symlinks=True))
-
-
-def test_everything_runs_at_first(server, tmp_path):
-    make_checkout(tmp_path)
-    assert server.steps(tmp_path, *OWN) == EVERYTHING
 
 
 # Changes.
@@ -332,7 +343,7 @@ def upgrade(package):
     """Put a newer version of a package where Python looks first."""
 
     def change(checkout):
-        folder = checkout / "newer" / f"{package}-99.dist-info"
+        folder = checkout / "newer" / f"{package.replace('-', '_')}-99.dist-info"
         folder.mkdir(parents=True)
         metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: 99\n"
         (folder / "METADATA").write_text(metadata)
@@ -421,8 +432,8 @@ CHANGES = {
     ),
     "parameter of another segmentation": (restudy(lime={"quickshift": {"ratio": 0.5}}), PAGE),
     "CAM added": (
-        restudy(cam={"methods": [*METHODS, "layer-cam"]}),
-        explained_by(["layer-cam"]) | agreed() | measured(),
+        restudy(cam={"methods": [*METHODS, "score-cam"]}),
+        explained_by(["score-cam"]) | agreed() | measured(),
     ),
     "CAM removed": (restudy(cam={"methods": ["grad-cam"]}), agreed() | measured()),
     "CAM's layer": (
@@ -455,7 +466,7 @@ CHANGES = {
         embedded() | {"embed_concepts"} | labelled("a", "b"),
     ),
     "code of the user's net": (
-        edit("nets.py", "Sequential()", "Sequential(torch.nn.ReLU())"),
+        edit("nets.py", "nn.ReLU()", "nn.ELU()"),
         recorded() | untrained() | labelled("a", "b") | asked(),
     ),
     # Code.
@@ -493,28 +504,128 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("change", "expected"), CHANGES.values(), ids=CHANGES)
-def test_a_change_reruns_what_it_must_and_no_more(server, checkout, change, expected):
+# What the suite tries one by one; the others take as long again, and wait for `make soak`.
+EACH = (
+    "picture added",
+    "picture removed",
+    "picture renamed",
+    "probe picture added",
+    "concept added",
+    "similarity",
+    "layer added",
+    "LIME's samples",
+    "CAM added",
+    "CAM's layer",
+    "target",
+    "value that another parameter has",
+    "seed",
+    "weights",
+    "module for one act",
+    "module imported by many",
+    "module imported by others only",
+    "version of scikit-learn",
+    "template",
+)
+TRIED = [
+    pytest.param(*case, id=name, marks=[] if name in EACH else pytest.mark.soak)
+    for name, case in CHANGES.items()
+]
+
+
+def steps_after(server, checkout, change):
     change(checkout)
-    path = [checkout / "newer"]
-    assert server.steps(checkout, "--cores", "5", *OWN, path=path) == expected
+    return server.steps(checkout, *OWN, path=[checkout / "newer"])
+
+
+@pytest.mark.parametrize(("change", "expected"), TRIED)
+def test_a_change_reruns_what_it_must_and_no_more(server, checkout, change, expected):
+    assert steps_after(server, checkout, change) == expected
+
+
+def test_what_means_nothing_reruns_nothing_all_at_once(server, checkout):
+    means_nothing = [change for change, expected in CHANGES.values() if not expected]
+    assert len(means_nothing) > 9
+    for change in means_nothing:
+        change(checkout)
+    assert server.steps(checkout, *OWN, path=[checkout / "newer"]) == set()
 
 
 def test_a_copy_elsewhere_runs_nothing(server, finished, tmp_path):
     copy = Path(shutil.copytree(finished, tmp_path / "elsewhere", copy_function=shutil.copyfile))
     touch_all(copy)  # as a copy that keeps no times, in an order of no meaning
     assert server.steps(copy, *OWN) == set()
-    restudy(title="Another")(copy)
-    assert server.steps(copy, *OWN) == PAGE
 
 
-def test_a_dry_run_changes_nothing(server, checkout):
-    before = {path: path.read_bytes() for path in all_files(checkout / "results")}
-    steps, study = {}, (checkout / "studies/own.yaml").read_text()
-    for layers in (["first", "second", "head"], ["first"]):
-        remodel("a", dissect_layers=layers)(checkout)
-        steps[len(layers)] = server.steps(checkout, *OWN)
-    assert steps[3] == steps[1] != set()
-    assert {path: path.read_bytes() for path in all_files(checkout / "results")} == before
+def test_a_dry_run_of_another_study_leaves_no_trace(server, checkout):
+    study = (checkout / "studies/own.yaml").read_text()
+    remodel("a", dissect_layers=["first", "second"], precision="bfloat16")(checkout)
+    remodel("b", architecture="resnet18", arguments={})(checkout)
+    add(picture(1, new=True))(checkout)
+    assert server.steps(checkout, *OWN)
     (checkout / "studies/own.yaml").write_text(study)
+    remove(picture(1, new=True))(checkout)
     assert server.steps(checkout, *OWN) == set()
+
+
+# The same of a study that ran.
+
+
+def make_weights(checkout):
+    """Put weights in place that the study can run with; random ones."""
+    import torch
+    from safetensors.torch import save_file
+
+    from consilience import clip_training
+
+    sys.path.insert(0, str(checkout))
+    try:
+        from nets import make_net
+    finally:
+        sys.path.remove(str(checkout))
+    for name in ("a", "b"):
+        torch.manual_seed(0)
+        arguments = next(entry["arguments"] for entry in STUDY["models"] if entry["name"] == name)
+        save_file(make_net(**arguments).state_dict(), checkout / f"data/{name}.safetensors")
+    clip_training.save_clip(clip_training.build_small_clip(0), checkout / "data/clip.pt")
+
+
+@pytest.mark.soak
+def test_a_study_that_ran_reruns_the_same(server, tmp_path):
+    ran = tmp_path / "ran"
+    make_checkout(ran)
+    make_weights(ran)
+    server.run(ran, "--cores", "2", *OWN)
+    wrong = {}
+    for name, (change, expected) in CHANGES.items():
+        copy = Path(shutil.copytree(ran, tmp_path / "copy"))
+        found = steps_after(server, copy, change)
+        if found != expected:
+            wrong[name] = {"missing": expected - found, "too many": found - expected}
+        shutil.rmtree(copy)
+    assert wrong == {}
+
+
+@pytest.mark.soak
+def test_a_study_that_grew_gives_what_it_gives_at_once(server, tmp_path):
+    """Layers, pictures and methods that come later leave the tables as if they had been there."""
+    grown, whole = tmp_path / "grown", tmp_path / "whole"
+    for folder in (grown, whole):
+        make_checkout(folder)
+        make_weights(folder)
+    server.run(grown, "--cores", "2", *OWN)
+    changes = [
+        remodel("a", dissect_layers=["first", "second", "head"]),
+        add(picture(1, new=True)),
+        add(picture(2, "probe", new=True)),
+        append("data/words.txt", "wool\n"),
+        restudy(cam={"methods": [*METHODS, "eigen-cam"]}),
+    ]
+    for change in changes:
+        change(grown)
+        change(whole)
+        server.run(grown, "--cores", "2", *OWN)
+    server.run(whole, "--cores", "2", *OWN)
+    tables = sorted((whole / "results/own/tables").iterdir())
+    assert len(tables) > 15
+    for path in [*tables, *(whole / "results/own/explain/a").iterdir()]:
+        assert (grown / path.relative_to(whole)).read_bytes() == path.read_bytes(), path.name

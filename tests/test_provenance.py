@@ -85,13 +85,32 @@ def test_packages_that_a_package_computes_with_count(library):
     assert list(versions) == ["lime", "numpy", "scipy", "skimage", "sklearn"]
 
 
-@pytest.mark.parametrize("script", sorted((REPOSITORY / "workflow/scripts").glob("*.py")))
-def test_every_package_that_a_step_imports_has_a_version(script):
-    code, versions = provenance.dependencies(script)
-    paths = [script, *(provenance.LIBRARY / name for name in code if "/" not in name)]
-    for path in paths:
-        for name in provenance._parse(path)[2] - sys.stdlib_module_names:
-            assert name in versions, f"{path.name} imports {name}"
+def test_every_package_that_a_step_imports_has_a_version():
+    for script in sorted((REPOSITORY / "workflow/scripts").glob("*.py")):
+        code, versions = provenance.dependencies(script)
+        paths = [script, *(provenance.LIBRARY / name for name in code if "/" not in name)]
+        for path in paths:
+            for name in set(provenance._parse(path)[2]) - sys.stdlib_module_names:
+                assert name in versions, f"{path.name} imports {name}"
+
+
+def test_what_was_found_in_files_is_kept_for_later_processes(library, monkeypatch):
+    before = provenance.digest(library / "step.py")
+    provenance.write_known(library / "code.json")
+    monkeypatch.setattr(provenance, "_known", {})
+    provenance._parse.cache_clear()
+    provenance.read_known(library / "code.json")
+    monkeypatch.setattr(provenance.ast, "parse", None)  # nothing is parsed again
+    assert provenance.digest(library / "step.py") == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"by": "another", "known": {"a": 1}}'])
+def test_what_cannot_be_used_of_that_is_passed_over(library, monkeypatch, text):
+    monkeypatch.setattr(provenance, "_known", {})
+    (library / "code.json").write_text(text)
+    provenance.read_known(library / "code.json")
+    provenance.read_known(library / "none.json")
+    assert provenance._known == {}
 
 
 def test_other_files_that_a_script_reads_count_by_content(library):

@@ -45,6 +45,13 @@ def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
         Path(part).unlink(missing_ok=True)
 
 
+def write_if_changed(path: Path, text: str) -> None:
+    """Write a file, atomically, unless it holds that text already."""
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    write_atomically(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
+
+
 def fill_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
     """Call ``fill`` with a temporary folder beside ``path``, then put it in place of ``path``.
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .errors import ConsilienceError
-from .files import write_atomically
+from .files import write_if_changed
 from .images import batch_of, hash_bytes
 
 
@@ -121,13 +121,6 @@ def read_json(path: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def write_if_changed(path: Path, text: str) -> None:
-    """Write a file, atomically, unless it holds that text already."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    write_atomically(path, lambda part: Path(part).write_text(text, encoding="utf-8"))
 
 
 def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) -> list[Path]:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import platform
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from .errors import ConsilienceError
+from .files import write_if_changed
 
 LIBRARY = Path(__file__).parent
 
@@ -32,10 +37,49 @@ _COMPUTES_WITH = {
 }
 
 
+# What files hold, by the SHA-256 of their text: a digest of their code without comments and
+# docstrings, the modules of ours and the packages that they import.
+_known: dict[str, tuple[str, list[str], list[str]]] = {}
+_asked: set[str] = set()
+
+
+def read_known(path: str | Path) -> None:
+    """Read what an earlier process found in files of code, to be spared parsing them again.
+
+    A file that cannot be read, or that another version of this module wrote, is as none.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["by"] == hash_file(__file__):
+            _known.update(content["known"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+
+
+def write_known(path: str | Path) -> None:
+    """Write what is to be read by :func:`read_known`, of files that are still there."""
+    known = {key: _known[key] for key in sorted(_asked & set(_known))}
+    text = json.dumps({"by": hash_file(__file__), "known": known}) + "\n"
+    with suppress(OSError, ConsilienceError):
+        write_if_changed(Path(path), text)
+
+
 @cache
-def _parse(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
-    """Return a module's code without comments and docstrings, its own imports, and packages."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _parse(path: Path) -> tuple[str, list[str], list[str]]:
+    """Return a digest of a module's code, the modules of ours and the packages it imports."""
+    data = path.read_bytes()
+    key = hashlib.sha256(data).hexdigest()
+    _asked.add(key)
+    if key not in _known:
+        tree = ast.parse(data)
+        modules, packages = _find_imports(tree)
+        text = hashlib.sha256(_dump(tree).encode()).hexdigest()
+        _known[key] = text, sorted(modules), sorted(packages)
+    return _known[key]
+
+
+def _find_imports(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """Return the names that a module imports from our library, and packages."""
     modules, packages = set(), set()
     for node in _walk(tree):
         if isinstance(node, ast.ImportFrom):
@@ -52,8 +96,7 @@ def _parse(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
             packages.update(alias.name.split(".")[0] for alias in node.names)
     for name in tuple(packages):
         packages.update(_COMPUTES_WITH.get(name, ()))
-    own = frozenset(name for name in modules if (LIBRARY / f"{name}.py").is_file())
-    return _dump(tree), own, frozenset(packages)
+    return modules, packages
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
@@ -104,7 +147,7 @@ def package_version(name: str) -> str | None:
 
 
 def dependencies(script: str | Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what a script runs: code by file name, and versions by package.
+    """Return what a script runs: digests of code by file name, and versions by package.
 
     The library modules that it imports, directly or not, wherever the import stands in the file.
     """
@@ -114,10 +157,10 @@ def dependencies(script: str | Path) -> tuple[dict[str, str], dict[str, str]]:
         path = waiting.pop()
         text, modules, imported = _parse(path)
         code[path.name if path.parent == LIBRARY else f"scripts/{path.name}"] = text
-        packages |= imported
+        packages.update(imported)
         new = {LIBRARY / f"{module}.py" for module in modules} - seen
         seen |= new
-        waiting += new
+        waiting += (path for path in new if path.is_file())
     versions = {name: version for name in packages if (version := package_version(name))}
     return dict(sorted(code.items())), dict(sorted(versions.items()))
 

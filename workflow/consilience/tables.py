@@ -700,7 +700,12 @@ def stack_lists(column: pa.ChunkedArray) -> np.ndarray:
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Write named arrays as an uncompressed ``.npz`` (which carries no time), atomically."""
-    write_atomically(path, lambda part: np.savez(part, allow_pickle=False, **arrays))
+
+    def write(part: str) -> None:
+        with open(part, "wb") as file:  # savez gives a path another name where it ends otherwise
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
 
 
 def read_arrays(paths: str | Path | Sequence[str | Path]) -> dict[str, np.ndarray]:
