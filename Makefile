@@ -50,4 +50,4 @@ lock:  ## Write the lock files anew from envs/*.in (needs uv)
 	done
 
 clean:  ## Delete all results and the environment
-	rm -rf $(VENV) .snakemake results/*/
+	rm -rf $(VENV) .snakemake results/*/ results/.shared
