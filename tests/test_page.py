@@ -8,12 +8,16 @@ import re
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import quote
 
 import pytest
 
 from consilience import report
+from consilience.report_explanations import name_file
 from test_report import NASTY, Page, make_content, targets_of
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
@@ -607,6 +611,94 @@ def test_csv_quotes_what_needs_it(page):
     rows = list(csv.reader(io.StringIO(download_text(page, table)), strict=True))
     assert [row[0] for row in rows[1 : len(texts) + 1]] == [text.strip() for text in texts]
     assert len({len(row) for row in rows}) == 1
+
+
+# ---- Pictures beside the page
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """A page whose pictures lie beside it, one with a nasty name, in a folder with another."""
+    content = make_content(4, (0, 1, 2, 3, 4))
+    names = ("agreement_summary", "localization_summary", "faithfulness_summary", "faithfulness")
+    content = replace(content, **dict.fromkeys((*names, "sanity_summary", "neurons"), ()))
+    folder = tmp_path_factory.mktemp("be side#&%41")
+    changed = rename(content, content.pictures[-1]["name"], NASTY)
+    report.write_report(changed, folder / "report.html", folder / "report_pictures")
+    return changed, folder
+
+
+@pytest.fixture(scope="module", params=["file", "http"])
+def lazy(request, beside):
+    """Its address: as a file, and from a server."""
+    if request.param == "file":
+        yield (beside[1] / "report.html").as_uri()
+        return
+    handler = partial(QuietHandler, directory=beside[1])
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/report.html"
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def test_pictures_load_as_they_come_into_sight(browser, beside, lazy):
+    content, folder = beside
+    visit(browser, lazy)
+    pictures = find_all(browser, "#gallery img")
+    assert len(pictures) == 6 * len(content.predictions) - 1  # one map is zero
+    base = lazy.removesuffix("report.html") + "report_pictures/"
+    asked = [url for url in requested(browser) if not url.startswith(("data:", "about:"))]
+    assert asked[0] == lazy
+    early = [url for url in asked[1:] if url.startswith(base)]
+    assert len(early) < len(pictures) / 2
+    # The filters know all of them, loaded or not; a link leads to the last.
+    set_value(browser, ".tools [name=clutter]", "4")
+    assert len(shown(browser)) == 4
+    set_value(browser, ".tools [name=sort]", "disagreement")
+    assert len(shown(browser)) == 4
+    find(browser, "[data-reset]").click()
+    set_value(browser, ".tools [name=name]", NASTY)
+    assert [name for _, name in shown(browser)] == [NASTY]
+    card = find(browser, ".card:not([hidden])")
+    visit(browser, f"{lazy}#{card.get_attribute('id')}")
+    loaded = (
+        "return [...document.querySelectorAll(arguments[0])].filter(i => i.complete)"
+        ".map(i => i.naturalWidth)"
+    )
+    target = ".card:target img"
+    assert wait_for(lambda: browser.execute_script(loaded, target) == [96] * 5)
+    find(browser, ".card:target .tool").click()
+    assert wait_for(lambda: browser.execute_script(loaded, ".stage img") == [96] * 5)
+    # No error, nothing refused, and no request but for the page and its own pictures.
+    assert browser.get_log("browser") == []
+    for url in requested(browser):
+        if not url.startswith(("data:", "about:")) and url.partition("#")[0] != lazy:
+            assert url.startswith(base), url
+            assert (folder / "report_pictures" / url.removeprefix(base)).is_file()
+
+
+def test_files_beside_the_page_have_plain_names(beside):
+    content, folder = beside
+    files = [path.name for path in (folder / "report_pictures").iterdir()]
+    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.webp", name) for name in files)
+    maps = sum(row["heat"] is not None for row in content.thumbnails)
+    assert len(files) == maps + sum(row["image"] is not None for row in content.thumbnails)
+    names = ["../../x", ".hidden", "", "a" * 300, "a\0b", "a/b", "a-b", NASTY, "ä", "ae"]
+    found = [name_file("..", name, 0) for name in names] + [name_file("m", names[0], 0)]
+    assert len(set(found)) == len(found)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name) for name in found)
 
 
 # ---- For everyone

@@ -29,6 +29,10 @@ MARKERS = ("D", "o", "s", "^", "v", "P")
 COLORMAP = "inferno"
 """Of heatmaps: perceptually uniform, and in grey still from dark to light."""
 
+MANY_POINTS = 500
+"""Points of a series above which they are drawn as one shape: a page of tens of thousands of
+elements is slow, and nobody points at one dot of so many. Their values are in the chart's data."""
+
 _SIZE = 8  # of most type, points
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
@@ -603,8 +607,9 @@ def _to_svg(
             if child.get("fill") == "none" and "stroke" not in child.attrib:
                 parent.remove(child)  # the background, which nobody sees
     usual = {"font-size": f"{_SIZE}px", "fill": "currentColor"}  # of text, said once
-    for element in root.iter():
+    for element in list(root.iter()):
         _lift_shared(element)
+        _join_many(element)
         if element.tag == f"{{{_SVG}}}text":
             for key, value in usual.items():
                 if element.get(key) == value:
@@ -676,3 +681,21 @@ def _lift_shared(group: ET.Element) -> None:
             group.set(key, values.pop())
             for use in uses:
                 del use.attrib[key]
+
+
+def _join_many(group: ET.Element) -> None:
+    """Draw a group of very many equal markers as the round ends of lines of no length."""
+    uses = list(group)
+    plain = {"x", "y", "href"}
+    if len(uses) <= MANY_POINTS or any(
+        child.tag != f"{{{_SVG}}}use" or set(child.attrib) - plain for child in uses
+    ):
+        return
+    path = "".join(f"M{use.get('x')} {use.get('y')}h0" for use in uses)
+    for use in uses:
+        group.remove(use)
+    for key, new in (("fill", "stroke"), ("fill-opacity", "stroke-opacity")):
+        if (value := group.attrib.pop(key, None)) is not None:
+            group.set(new, value)
+    look = {"stroke-width": "2", "stroke-linecap": "round", "fill": "none"}
+    ET.SubElement(group, f"{{{_SVG}}}path", {"d": path, **look})

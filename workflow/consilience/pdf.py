@@ -152,8 +152,14 @@ def print_page(page: str | Path, path: str | Path, most: int = 200) -> int:
 
 def _typeset(folder: Path, page: Path) -> tuple[bytes, int]:
     """Let Typst set ``document.json`` in ``folder``; return the PDF and its number of pages."""
-    import matplotlib
-    import typst
+    try:
+        import matplotlib
+        import typst
+    except ImportError as error:
+        raise ConsilienceError(
+            f"{page}: {error.name} is not installed, which prints it; `pip install {error.name}`, "
+            "or set report.pdf to false and print the page from a browser"
+        ) from None
 
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     compiler = typst.Compiler(
@@ -442,7 +448,7 @@ class _Printer:
     def left_out(self) -> dict:
         """Say how many cards are not printed."""
         text = (
-            f"Of {self.count} pictures {len(self.cards)} are printed: those on which LIME and the "
+            f"Printed: {len(self.cards)} of {self.count} pictures, those on which LIME and the "
             "first of the class activation maps agree least. All are on the page itself."
         )
         return {"is": "paragraph", "style": "", "runs": [{"text": text}]}

@@ -438,8 +438,10 @@ def _relative(content: Content) -> list[dict]:
     return found
 
 
-def _shorten(names: list[str]) -> str:
-    """List the first of some names, and how many more there are."""
+def _shorten(names: list[str], every: int) -> str:
+    """List the first of some names, and how many more there are; of all pictures say that."""
+    if len(names) == every > NAMES_SHOWN:
+        return f"all {every}"
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
@@ -491,6 +493,7 @@ def _skipped(content: Content) -> dict:
         for row in rows:
             if row[key] is None:
                 missing[what, row[name], row["reason"] or "no reason given"].append("")
+    every = len({row["picture"] for row in content.predictions})
     values = sum(len(rows) for _, rows, _ in scored) + len(content.sanity)
     return {
         "undecoded": [(r["name"], r["error"]) for r in content.pictures if r["error"] is not None],
@@ -500,7 +503,7 @@ def _skipped(content: Content) -> dict:
         "degenerate": sorted(degenerate),
         "unlabelled": [(*key, ", ".join(units)) for key, units in sorted(unlabelled.items())],
         "missing": [
-            (*key, len(names), _shorten(unique(filter(None, names))))
+            (*key, len(names), _shorten(unique(filter(None, names)), every))
             for key, names in sorted(missing.items())
         ],
         "checked": [

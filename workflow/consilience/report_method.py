@@ -197,6 +197,9 @@ def _say_what_was_done(content: Content) -> list[tuple[str, str]]:
     if dissected_names(content):
         similarity = study["dissection"].get("similarity", "soft-wpmi")
         given = study["dissection"].get(similarity) or {}
+        chosen = {row["a"] for row in content.temperature if row["chosen"]}
+        if chosen:
+            given = {**given, "a": f"{join_words(f'{a:g}' for a in sorted(chosen))} (chosen)"}
         said = [similarity, *(f"{key} {value}" for key, value in given.items())]
         if content.probe:
             said.append(f"on {count_things(len(content.probe), 'probe picture')}")

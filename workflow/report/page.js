@@ -112,7 +112,7 @@
     }
 
     heads.forEach((one, column) => {
-      if (!textOf(one) || one.colSpan > 1) return;
+      if (!textOf(one) || one.colSpan > 1 || one.classList.contains("bar")) return;
       const button = make("button", { type: "button", className: "sort" }, ...one.childNodes);
       button.addEventListener("click", () => {
         const next = { none: "ascending", ascending: "descending", descending: "none" };
@@ -132,6 +132,10 @@
   function plain(text) {
     if (text === "–") return "";
     return /^−[\d.,]+$/.test(text) ? text.replace("−", "-") : text;
+  }
+
+  function headsOf(row) {
+    return [...row.cells].filter((cell) => !cell.classList.contains("bar"));
   }
 
   // The cells of a table as a grid: spans filled, rows that name a group turned into a column.
@@ -159,6 +163,7 @@
           }
         };
         for (const cell of row.cells) {
+          if (cell.classList.contains("bar")) continue; // what its numbers are beside it
           fill();
           const said = { value: plain(valueOf(cell)), beside: besideOf(cell) };
           if (cell.rowSpan > 1) waiting.set(cells.length, { cell: said, left: cell.rowSpan - 1 });
@@ -169,7 +174,7 @@
         if (cells.length > first) rows.push(cells);
       }
     }
-    const names = [...(grouped ? ["Group"] : []), ...(head ? [...head.cells].map(textOf) : [])];
+    const names = [...(grouped ? ["Group"] : []), ...(head ? headsOf(head).map(textOf) : [])];
     return { names, rows };
   }
 
