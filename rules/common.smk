@@ -270,12 +270,10 @@ def code(script, read=()):
     """Digest of a script, the library modules it imports and the packages these use, and of files
     of the workflow's own that it reads.
 
-    Snakemake itself sees neither modules nor package versions.
+    Snakemake itself sees neither modules nor package versions. Jobs on a cluster need it too, for
+    what studies share; the main process has left them what it found (KNOWN_CODE).
     """
-    # Only the main process holds a job against what was recorded of it.
-    return (
-        provenance.digest(SCRIPTS / script, read) if workflow.is_main_process else None
-    )
+    return provenance.digest(SCRIPTS / script, read)
 
 
 def name_params():

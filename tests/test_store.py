@@ -95,6 +95,7 @@ def test_what_is_kept_takes_no_room(tmp_path, log):
     [
         {"a": 3},
         {"code": "20"},
+        {"seed": 1},
         {"compute_threads": 2},
         {"wildcards": {"shard": "1"}},
         {"granted": 1},

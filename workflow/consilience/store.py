@@ -75,11 +75,12 @@ def describe(step) -> str:
     """Return the key of what a step makes: its code, parameters, wildcards and inputs' content.
 
     The input ``check`` does not count: its content is another in every study, and no step that is
-    shared reads it. The kind of device does, since last digits differ between kinds.
+    shared reads it; nor does the parameter ``named``, a digest of the others. The kind of device
+    does, since last digits differ between kinds.
     """
     check = step.input.get("check")
     about = {
-        "params": dict(step.params.items()),
+        "params": {key: value for key, value in step.params.items() if key != "named"},
         "wildcards": dict(step.wildcards.items()),
         "inputs": {
             name: 1 if isinstance(paths, str) else len(paths)
