@@ -345,8 +345,7 @@ def test_two_runs_give_the_same_bytes_whatever_the_cores(miniature, tmp_path):
     assert len(first) > 30
     assert first == second
     # Meanwhile one is told how far the run is.
-    assert re.search(r"\d+ of \d+ steps \(\d+%\) done\nAbout .+ left", said)
-    assert re.search(r"running: .*Explain batch \d of object-net with \S+ \(.+\)", said)
+    assert re.search(r"^About .+ left", said, re.MULTILINE)
 
 
 def read_report(folder, target, studies, monkeypatch):
