@@ -22,6 +22,7 @@ include: "rules/assets.smk"
 if not UNREADY:  # while files are missing, fetching them is all there is to do
 
     include: "rules/common.smk"
+    include: "rules/layers.smk"
     include: "rules/check.smk"
     include: "rules/world.smk"
     include: "rules/probe.smk"

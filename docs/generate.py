@@ -242,6 +242,7 @@ FILES = {
     "PREDICTIONS": ["tables/predictions.parquet", "explain/<model>/predictions-<batch>.parquet"],
     "VIEWS": ["explain/<model>/views-<batch>.parquet"],
     "HEATMAPS": ["explain/<model>/cam-<method>-<batch>.parquet"],
+    "THUMBNAILS": ["explain/<model>/thumbnails-<batch>.parquet"],
     "LIME": ["explain/<model>/lime-<batch>.parquet"],
     "LIME_STABILITY": [
         "tables/lime_stability.parquet",

@@ -34,19 +34,6 @@ rule select_wrong:
         "../workflow/scripts/select_wrong.py"
 
 
-def gathering(name):
-    """What gathering depends on beside the lists of files: of rendered pictures all that they are
-    made from, of files nothing, so that the seed does not concern them."""
-    rendered = [source["world"] for source in STUDY[name] if "world" in source]
-    drawn = name == "pictures" and WRONG
-    return {
-        "world": ordered(rendered),
-        "seed": SEED if rendered else None,
-        "size": WORLD["size"] if rendered else None,
-        "batches": len(LISTS[name]) if rendered or drawn else None,
-    }
-
-
 rule gather_pictures:
     input:
         check=checked(),

@@ -362,6 +362,21 @@ def test_the_real_squeezenet_knows_three_photographs(real_data):
     assert found == ["goldfish", "flamingo", "orange"]
 
 
+def test_names_that_become_one_are_refused(tmp_path):
+    torch.save({"module.a": torch.zeros(1), "a": torch.ones(1)}, tmp_path / "net.pt")
+    with pytest.raises(ConsilienceError, match=r"tensors of one name, with and without 'module.'"):
+        read_state_dict(tmp_path / "net.pt")
+
+
+def test_pictures_that_a_model_cannot_take_are_said(tmp_path):
+    """Too small for its layers, where no transform makes them fit."""
+    model = build_architecture("squeezenet1_1", 2)
+    classifier = classifiers.Classifier("net", model, ("cat", "dog"), Transform())
+    said = r"model 'net' fails on pictures of 1 × 5 pixels \(.*\); give a transform with the resize"
+    with pytest.raises(ConsilienceError, match=said):
+        classifier.probabilities(np.zeros((1, 1, 5, 3), np.uint8))
+
+
 def test_reading_keeps_names_and_values(state, tmp_path):
     torch.save(state, tmp_path / "net.pt")
     loaded = read_state_dict(tmp_path / "net.pt")

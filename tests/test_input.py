@@ -574,7 +574,7 @@ case(
     ),
     checkpoint_complex=(
         changed(**{"classifier.1.bias": torch.tensor([1, 2, 3j])}),
-        r"classifier\.1\.bias holds complex64|no weights need",
+        r"torch\.ComplexFloatStorage, which no weights need: refused",
     ),
     checkpoint_no_tensors=(lambda: saved({"lr": 0.1}), "holds no state dict"),
     checkpoint_whole_model=(
@@ -593,7 +593,7 @@ case(
     checkpoint_stretched=(stretched, "a tensor is much larger than its storage: refused"),
     checkpoint_overlapping=(
         lying_over_one_another,
-        "parts are larger than the file|not a readable",
+        "its parts are larger than the file",
     ),
 )
 

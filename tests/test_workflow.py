@@ -19,7 +19,8 @@ import yaml
 
 import dry_runs
 from conftest import REPOSITORY
-from consilience import images, tables, world
+from consilience import images, pdf, report_evidence, tables, world
+from consilience.localization import OFFSETS
 from pages import write_files
 
 pytestmark = pytest.mark.slow
@@ -153,6 +154,186 @@ def test_every_table_stands_on_the_page_of_outputs(miniature):
     assert found == set(generate.FILES)
 
 
+def page_tables(path):
+    """Tables of a page: by section, captions with rows, each a value (or text) by column."""
+    root, _ = pdf.read_page(path.read_text(encoding="utf-8"))
+    main = root.find("main")
+    found = {}
+    for section in main.elements:
+        for table in (one for one in section.iterate() if one.tag == "table"):
+            caption = table.find("caption")
+            rows = [row for row in table.iterate() if row.tag == "tr"]
+            heads = [" ".join(text_of(cell).split()) for cell in rows[0].elements]
+            waiting, read = {}, []
+            for row in rows[1:]:
+                cells, place = {}, 0
+                for cell in row.elements:
+                    while waiting.get(place, (0,))[0]:
+                        left, value = waiting[place]
+                        cells[heads[place]], waiting[place] = value, (left - 1, value)
+                        place += 1
+                    data = cell.find("data")
+                    value = float(data.attributes["value"]) if data else text_of(cell).strip()
+                    value = None if value == "–" else value
+                    waiting[place] = (int(cell.attributes.get("rowspan", 1)) - 1, value)
+                    cells[heads[place]] = value
+                    place += int(cell.attributes.get("colspan", 1))
+                read.append(cells)
+            name = text_of(caption).strip() if caption else ""
+            found.setdefault(section.attributes["id"], []).append((name, read))
+    return found
+
+
+def text_of(element):
+    if isinstance(element, str):
+        return element
+    return "".join(map(text_of, element.children))
+
+
+def picked(tables_of, section, caption, columns):
+    """Values of some columns of all rows of the tables of a caption, or of one that begins so."""
+    names = [name for name, _ in tables_of[section]]
+    rows = [
+        tuple(row.get(column) for column in columns)
+        for name, read in tables_of[section]
+        if (name == caption if caption in names else name.startswith(caption))
+        for row in read
+    ]
+    assert rows, (section, caption)
+    return sorted(rows, key=repr)
+
+
+def cells(row, *keys):
+    """Values of a row as the page has them: whole numbers in digits, others to the last one."""
+    return [str(row[key]) if type(row[key]) is int else row[key] for key in keys]
+
+
+def test_the_pages_tables_are_the_parquet_files(miniature):
+    """Row for row and to the last digit."""
+    shown = page_tables(miniature / "results/miniature/report.html")
+    text = {"lime": "LIME", "grad-cam": "Grad-CAM", "score-cam": "Score-CAM"}
+    text |= {"ablation-cam": "Ablation-CAM", "eigen-cam": "Eigen-CAM"}
+
+    def pair(row):
+        names = sorted((row["method_a"], row["method_b"]), key=list(text).index)
+        return " – ".join(text[name] for name in names)
+
+    def method(row):
+        return text[row["method"]]
+
+    def same(section, caption, columns, rows):
+        assert picked(shown, section, caption, columns) == sorted(rows, key=repr), caption
+
+    summary = results(miniature, "agreement_summary", tables.AGREEMENT_SUMMARY)
+    measures = {name: one.label for name, one in report_evidence.AGREEMENT_MEASURES.items()}
+    between = ("Clutter", "Mean", "Floor: random smooth", "other picture", "centre", "edges")
+    between += ("Ceiling", "Relative")
+    keys = ("clutter", "mean", "random_smooth", "other_picture", "centre", "edges", "ceiling")
+    counted = ("Clutter", "Pictures", "Missing", "Mean", "Median", "Chance")
+    for metric in {row["metric"] for row in summary}:
+        own = [row for row in summary if row["metric"] == metric]
+        rows = [(pair(row), *cells(row, *keys, "relative")) for row in own]
+        same("agreement", f"{measures[metric]}: mean with its", ("Pair", *between), rows)
+        whole = ("clutter", "n", "missing", "mean", "median", "chance")
+        rows = [(pair(row), *cells(row, *whole)) for row in own]
+        same("agreement", f"All numbers of {measures[metric]}", ("Pair", *counted), rows)
+
+    summary = results(miniature, "faithfulness_summary", tables.FAITHFULNESS_SUMMARY)
+    columns = ("Clutter", "Pictures", "Mean difference", "Median", "Mean score")
+    keys = ("clutter", "n", "mean", "median", "value", "random")
+    rows = [(method(row), *cells(row, *keys)) for row in summary]
+    columns = ("Method", *columns, "Random order’s")
+    same("faithfulness", "Paired differences", columns, rows)
+
+    summary = results(miniature, "localization_summary", tables.LOCALIZATION_SUMMARY)
+    scored = {row["truth"] for row in summary if row["n"]}
+    summary = [r for r in summary if r["truth"] in scored and r["metric"] not in OFFSETS]
+    if scored:
+        rows = [(method(row), *cells(row, *whole)) for row in summary]
+        found = picked(shown, "truth", "All numbers of", ("Method", *counted))
+        found = [(row[0].removesuffix("it matters").strip(), *row[1:]) for row in found]
+        assert sorted(found, key=repr) == sorted(rows, key=repr)
+
+    summary = results(miniature, "sanity_summary", tables.SANITY_SUMMARY)
+    keys = ("stage", "mean", "floor", "n")
+    rows = [(method(row), *cells(row, *keys)) for row in summary if row["test"] == "cascade"]
+    columns = ("Method", "Random down to", "Mean ρ", "Floor", "Pictures")
+    same("sanity", "Spearman’s ρ with the explanation itself", columns, rows)
+    rows = [(method(row), *cells(row, *keys[1:])) for row in summary if row["test"] == "class"]
+    columns = ("Method", "Mean ρ", "Floor", "Pictures")
+    same("sanity", "Likeness of the explanations of two classes", columns, rows)
+
+    questions = results(miniature, "questions", tables.QUESTIONS)
+    keys = ("model", "estimand", "estimate", "bases", "values")
+    columns = ("Model", "What is estimated", "Estimate", "Bases", "Values")
+    for role in ("primary", "exploratory"):
+        rows = [tuple(cells(row, *keys)) for row in questions if row["role"] == role]
+        same("questions", role.title(), columns, rows)
+    correctness = results(miniature, "correctness", tables.CORRECTNESS)
+    rows = [tuple(cells(row, "right", "wrong", "auroc")) for row in correctness]
+    same("correctness", "AUROC", ("Right", "Wrong", "AUROC"), rows)
+    claims = results(miniature, "claims", tables.CLAIMS)
+    rows = [tuple(cells(row, "says", "verdict", "estimate", "smallest_effect")) for row in claims]
+    same("claims", "Claims", ("Claim", "Verdict", "Estimate", "Smallest effect"), rows)
+
+    compared = results(miniature, "comparison", tables.COMPARISON)
+    assert {row["category"] for row in compared} >= {"natural", "man-made", "neither"}
+    for what in ("category", "kind"):
+        sides = {}
+        for row in compared:
+            if row["metric"] == f"share_{what}":
+                side = sides.setdefault((row["layer"], row["model_a"]), {})
+                side[row["category"]] = row["value"]
+        names = list(next(iter(sides.values())))
+        rows = [(*side, *(values[name] for name in names)) for side, values in sides.items()]
+        caption = f"Labelled neurons by {what} of their word"
+        same("neurons", caption, ("Layer", "Model", *names), rows)
+    concepts = results(miniature, "concepts", tables.CONCEPTS)
+    accuracy = results(miniature, "accuracy", tables.ACCURACY)
+    for model in ("object-net", "scene-net"):
+        rows = []
+        for layer in ("layer4", "fc"):
+            own = [r for r in concepts if (r["model"], r["layer"]) == (model, layer)]
+            own = sorted(own, key=lambda r: (-r["neurons"], r["concept"]))[:10]
+            rows += [tuple(cells(row, "neurons", "share")) for row in own]
+        same("neurons", f"{model}: most frequent words", ("Neurons", "Share"), rows)
+        own = [r for r in accuracy if r["model"] == model and r["clutter"] is not None]
+        rows = [tuple(cells(row, "clutter", "accuracy")) for row in own]
+        same("world", "Held-out accuracy", ("Clutter", model), rows)
+
+
+def test_what_the_page_hashes_are_the_files(miniature):
+    shown = page_tables(miniature / "results/miniature/report.html")
+    ((_, rows),) = [one for one in shown["method"] if one[0] == "SHA-256"]
+    hashes = {row["Of"]: row["SHA-256"] for row in rows}
+    tables_of = sorted((miniature / "results/miniature/tables").glob("*.parquet"))
+    assert len(tables_of) > 15
+    for path in tables_of:
+        name = f"table {path.relative_to(miniature)}"
+        assert hashes[name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    weights = "results/miniature/models/object-net/weights.safetensors"
+    assert (
+        hashes[f"weights {weights}"]
+        == hashlib.sha256((miniature / weights).read_bytes()).hexdigest()
+    )
+    assert {"all pictures", "all probe"} <= set(hashes)
+    assert any(name.endswith("natural-man-made.csv") for name in hashes)
+    ((_, rows),) = [one for one in shown["method"] if one[0].startswith("Time and memory")]
+    times = {row["Step"]: row for row in rows}
+    assert times["explain cam"]["Jobs"] == "6"
+    assert all(row["Seconds"] > 0 for row in rows)
+    assert "write report" not in times
+
+
+def test_the_page_is_printed(miniature):
+    data = (miniature / "results/miniature/report.pdf").read_bytes()
+    assert data.startswith(b"%PDF-")
+    assert data.rstrip().endswith(b"%%EOF")
+    said = (miniature / "results/miniature/logs/print_report.log").read_text()
+    assert int(said.split(" pages")[0].split()[-1]) > 20
+    assert "report.pdf" in (miniature / "results/miniature/report.html").read_text()
+
+
 def test_a_second_run_does_nothing(miniature):
     said = snakemake(miniature, "--cores", "2", studies=[REPOSITORY / "tests/study.yaml"])
     assert "Nothing to be done" in said
@@ -164,8 +345,7 @@ def test_two_runs_give_the_same_bytes_whatever_the_cores(miniature, tmp_path):
     assert len(first) > 30
     assert first == second
     # Meanwhile one is told how far the run is.
-    assert re.search(r"\d+ of \d+ steps \(\d+%\) done\nAbout .+ left", said)
-    assert re.search(r"running: .*Explain batch \d of object-net with \S+ \(.+\)", said)
+    assert re.search(r"^About .+ left", said, re.MULTILINE)
 
 
 def read_report(folder, target, studies, monkeypatch):
@@ -279,14 +459,17 @@ AFTER_LABELLING = {
     "draw_neuron_cards": 2,
     "compare_models": 1,
     "write_report": 1,
+    "print_report": 1,
     "all": 1,
 }
+AFTER_COMPARING = {"compare_models": 1, "write_report": 1, "print_report": 1, "all": 1}
 AFTER_LIME = {"repeat_lime": 2, "gather_lime_stability": 1}
 AFTER_AGREEING = {
     "compare_explanations": 2,
     "summarise_agreement": 1,
     "judge_study": 1,
     "write_report": 1,
+    "print_report": 1,
     "all": 1,
 }
 AFTER_EXPLAINING = AFTER_AGREEING | {
@@ -296,6 +479,7 @@ AFTER_EXPLAINING = AFTER_AGREEING | {
     "summarise_faithfulness": 1,
     "check_sanity": 1,
     "summarise_sanity": 1,
+    "draw_thumbnails": 2,
 }
 SUMMARISING = {
     "summarise_agreement": 1,
@@ -304,6 +488,7 @@ SUMMARISING = {
     "summarise_sanity": 1,
     "judge_study": 1,
     "write_report": 1,
+    "print_report": 1,
     "all": 1,
 }
 
@@ -315,7 +500,7 @@ SUMMARISING = {
             "lime: {num_samples: 40}",
             {"explain_lime": 2, "export_explain_params": 1} | AFTER_LIME | AFTER_EXPLAINING,
         ),
-        ("lime: {quickshift: {ratio: 0.5}}", {"write_report": 1, "all": 1}),
+        ("lime: {quickshift: {ratio: 0.5}}", {"write_report": 1, "print_report": 1, "all": 1}),
         ("dissection: {soft-wpmi: {a: 2}}", AFTER_LABELLING),
         ("dissection: {similarity: rank-reorder}", AFTER_LABELLING),
         ("dissection: {resamples: 6}", AFTER_LABELLING),
@@ -329,15 +514,26 @@ SUMMARISING = {
                 "summarise_faithfulness": 1,
                 "judge_study": 1,
                 "write_report": 1,
+                "print_report": 1,
                 "all": 1,
             },
         ),
         (
             "sanity: {pictures: 1}",
-            {"check_sanity": 1, "summarise_sanity": 1, "write_report": 1, "all": 1},
+            {
+                "check_sanity": 1,
+                "summarise_sanity": 1,
+                "write_report": 1,
+                "print_report": 1,
+                "all": 1,
+            },
         ),
-        ("title: Another", {"write_report": 1, "all": 1}),
+        ("title: Another", {"write_report": 1, "print_report": 1, "all": 1}),
         ("agreement: {bootstrap: 500}", SUMMARISING),
+        ("report: {inline_pictures: 3}", {"write_report": 1, "print_report": 1, "all": 1}),
+        ("report: {printed_pictures: 3}", {"write_report": 1, "print_report": 1, "all": 1}),
+        ("report: {pdf: false}", {"write_report": 1, "all": 1}),
+        ("comparison: {categories: null}", AFTER_COMPARING),
     ],
 )
 def test_a_change_reruns_what_it_must_and_no_more(server, miniature, tmp_path, change, expected):
@@ -393,6 +589,7 @@ def test_added_probe_pictures_touch_their_own_shards_only(server, miniature, tmp
         "draw_neuron_cards": 1,
         "compare_models": 1,
         "write_report": 1,
+        "print_report": 1,
         "all": 1,
     }
 

@@ -27,7 +27,7 @@ with steps.logged(snakemake.log[0]) as log:
             log(f"skipped: {row['error']}")
     if snakemake.params.on_bad == "stop":
         images.refuse_unusable(rows)
-    if not params.world and not snakemake.input.get("wrong"):
+    if not settings["world"] and not snakemake.input.get("wrong"):
         index.check_usable(rows, snakemake.input.others)
     log(f"{len(rows)} pictures")
     tables.write_table(
