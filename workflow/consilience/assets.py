@@ -235,7 +235,8 @@ def derive_assets(named: Mapping[str, Sequence]) -> list[Asset]:
     found = []
     if named["torchvision"]:
         import torch.hub
-        import torchvision
+
+        from .vision import torchvision
 
         for architecture, weights in named["torchvision"]:
             try:

@@ -30,6 +30,10 @@ differentiates the whole network twice.
 
 from __future__ import annotations
 
+from . import vision  # noqa: F401 (before what imports torchvision too)
+
+# isort: split
+
 import logging
 import math
 from collections import Counter, deque

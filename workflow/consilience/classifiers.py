@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from safetensors.torch import load_file
 
 from .checkpoints import is_archive, load_checkpoint, read_archive
 from .errors import ConsilienceError, printable
 from .images import Transform
 from .inference import PRECISIONS, prepare
+from .vision import torchvision
 from .words import read_class_names
 
 Weights = torchvision.models.WeightsEnum

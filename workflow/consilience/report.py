@@ -43,7 +43,6 @@ from .report_base import (
     slug,
     unique,
 )
-from .report_benchmark import tell_benchmark
 from .report_evidence import (
     AGREEMENT_MEASURES,
     FAITHFULNESS_MEASURES,
@@ -195,7 +194,7 @@ def render_report(content: Content, keep: Keep = embed_picture) -> str:
         questions=tell_questions(content),
         correctness=tell_correctness(content),
         claims=tell_claims(content),
-        benchmark=tell_benchmark(content),
+        benchmark=_tell_benchmark(content),
         skipped=_skipped(every),
         method=tell_method(content),
     )
@@ -444,6 +443,15 @@ def _shorten(names: list[str], every: int) -> str:
         return f"all {every}"
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _tell_benchmark(content: Content) -> dict | None:
+    shown = ("audit_rules", "dissection_truth", "contrast_summary", "trust", "leaderboard")
+    if not any(getattr(content, part) for part in shown):
+        return None
+    from .report_benchmark import tell_benchmark  # here, as it imports PyTorch
+
+    return tell_benchmark(content)
 
 
 def _skipped(content: Content) -> dict:

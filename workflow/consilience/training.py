@@ -20,11 +20,11 @@ from PIL import Image
 from safetensors.torch import save as encode_safetensors
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import resnet
 
 from . import files
 from .classifiers import Classifier, build_architecture, nearest
 from .errors import ConsilienceError
+from .vision import torchvision
 from .world import TRANSFORM
 
 CLASSIFIER_SETTINGS = {
@@ -37,6 +37,7 @@ _SECONDS_BETWEEN_LINES = 3.0
 _WARM_UP = 0.05  # share of the work in which the learning rate rises
 _BETAS = (0.9, 0.98)  # short memory: a training has a few hundred steps
 _FIRST_BRANCH_SCALE = 0.25
+resnet = torchvision.models.resnet
 RESIDUAL_BLOCKS = (resnet.BasicBlock, resnet.Bottleneck)
 
 
