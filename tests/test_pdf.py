@@ -225,12 +225,12 @@ def test_of_too_many_pictures_those_that_agree_least_are_printed(content, html, 
 
 def test_pictures_beside_the_page_are_printed(content, tmp_path):
     content = gallery_of(content)
-    report.write_report(content, tmp_path / "report.html", tmp_path / "report_pictures")
+    report.write_report(content, tmp_path / "report.html", tmp_path / "its pictures")
     whole = pdf.lay_out(report.render_report(content), tmp_path, tmp_path)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert 'src="report_pictures/' in html
+    assert 'src="its%20pictures/' in html
     assert pdf.lay_out(html, tmp_path, tmp_path)["blocks"] == whole["blocks"]
-    next((tmp_path / "report_pictures").glob("*-0.webp")).unlink()
+    next((tmp_path / "its pictures").glob("*-0.webp")).unlink()
     with pytest.raises(ConsilienceError, match="a picture of the page cannot be read"):
         pdf.lay_out(html, tmp_path, tmp_path)
 

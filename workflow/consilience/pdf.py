@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -38,7 +39,7 @@ _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _VOID = frozenset(("meta", "link", "img", "br", "input"))
 _INLINE = frozenset(("a", "b", "br", "code", "data", "em", "i", "small", "span", "strong"))
 _UNPRINTED = frozenset(("head", "nav", "script", "style", "dialog", "button"))
-_UNPRINTED_CLASSES = frozenset(("skip", "tools", "unseen"))
+_UNPRINTED_CLASSES = frozenset(("screen", "skip", "tools", "unseen"))
 _HEADINGS = {"h2": 1, "h3": 2, "h4": 3, "h5": 4}
 _SIGNS = {"right": "yes", "wrong": "no"}
 
@@ -521,7 +522,7 @@ class _Printer:
             data = base64.b64decode(source.partition(",")[2])
         else:
             try:
-                data = (self.beside / source).read_bytes()
+                data = (self.beside / unquote(source)).read_bytes()
             except OSError as error:
                 raise ConsilienceError(
                     f"{self.beside / source}: a picture of the page cannot be read "
