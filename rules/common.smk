@@ -794,8 +794,11 @@ def answer_question():
     """Check the study anew where the answer that is there is to another question."""
     if not ANSWER_FILE.is_file():
         return  # the check's own job will
-    if json.loads(ANSWER_FILE.read_text()).get("asked") == ASKED:
-        return
+    try:
+        if json.loads(ANSWER_FILE.read_text())["asked"] == ASKED:
+            return
+    except (ValueError, TypeError, KeyError):
+        pass  # a broken file is written anew
     if find_spec("torch") is None:
         logger.warning(
             "No torch here: what is wrong with a model, its own steps will say."

@@ -20,6 +20,7 @@ import pickle
 import random
 import re
 import resource
+import shutil
 import struct
 import sys
 import tempfile
@@ -557,7 +558,10 @@ def main(arguments: list[str] | None = None) -> int:
         found[name] = feed(name, numbers, options.seed, folder)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(json.dumps({"readers": found, "peak": peak}, indent=1))
-    return 1 if any(entry["faults"] for entry in found.values()) else 0
+    if any(entry["faults"] for entry in found.values()):
+        return 1
+    shutil.rmtree(folder)
+    return 0
 
 
 if __name__ == "__main__":

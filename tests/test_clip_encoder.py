@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -52,6 +54,30 @@ def test_templates_are_averaged(encoder):
 def test_nothing_embeds_to_nothing(encoder):
     assert encoder.embed_pictures([]).shape == (0, 128)
     assert encoder.embed_texts([]).shape == (0, 128)
+
+
+def test_an_extreme_picture_is_cut_before_it_is_resized(encoder, monkeypatch):
+    """Whole it would have more pixels than there is memory; and it is embedded like any other."""
+    assert encoder.embed_pictures([np.zeros((1, 100_000, 3), np.uint8)]).shape == (1, 128)
+    ramp = np.linspace(0, 255, 200).astype(np.uint8)
+    long = np.broadcast_to(ramp[None, :, None], (20, 200, 3))
+    expected = encoder.embed_pictures([long])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    np.testing.assert_allclose(encoder.embed_pictures([long]), expected, atol=5e-3)
+
+
+def test_pictures_are_let_go_of_one_by_one(encoder):
+    kept = []
+
+    def pictures():
+        for shade in range(5):
+            picture = Image.new("RGB", (9, 9), (shade, 0, 0))
+            kept.append(weakref.ref(picture))
+            yield picture
+            del picture
+            assert sum(one() is not None for one in kept) <= 1
+
+    assert encoder.embed_pictures(pictures(), batch=2).shape == (5, 128)
 
 
 def test_a_text_that_is_too_long_is_named(encoder):

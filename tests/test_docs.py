@@ -294,7 +294,7 @@ def planned(checkout):
             # torchvision and clip are asked about their weights here, not in a process each time.
             patch.setattr(assets, "_ask", assets.derive_assets)
             given = [word for word in words if word.endswith(".yaml")]
-            study = assets.read_study(given)
+            study = configuration.read_study(given)
             assets.resolve_assets(study, f"results/{study['study']}/index/assets.json")
         # To take a lock away there is nothing to plan.
         words += [] if "--unlock" in words else ["-n"]
@@ -408,9 +408,10 @@ def test_commands_within_sentences_have_options_that_exist():
             words = span.split()
             if words[0] == "make" and len(words) > 1:
                 assert {w for w in words[1:] if "=" not in w} <= targets, f"{page.name}: {span}"
-            elif words[0] == "snakemake" or words[0].startswith("--"):
+            elif words[0] == "snakemake" or re.fullmatch(r"--[a-z-]+(=.*)?", words[0]):
                 given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-                assert given - {"--cpus-per-task"} <= options, f"{page.name}: {span}"  # sbatch's
+                of_sbatch = {"--cpus-per-task", "--gpus"}
+                assert given - of_sbatch <= options, f"{page.name}: {span}"
             else:
                 continue
             found += 1

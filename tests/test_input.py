@@ -676,10 +676,11 @@ def huge_list(tmp_path):
     return refused(lambda: words.read_concepts(tmp_path / "words.txt"), said)
 
 
-def long_phrase(tmp_path):
+def long_word(tmp_path):
+    """How many tokens a word is, only CLIP can tell."""
     encoder = clip_encoder.ClipEncoder(clip_training.build_small_clip(0), None)
-    said = r"text 'very very .*longer than the 77 tokens that CLIP takes; shorten it"
-    return refused(lambda: encoder.embed_texts(["ball", "very " * 100]), said)
+    said = r"text 'Donaud.*longer than the 77 tokens that CLIP takes; shorten it"
+    return refused(lambda: encoder.embed_texts(["ball", "Donaudampfschiff" * 20]), said)
 
 
 case(
@@ -693,11 +694,16 @@ case(
     concepts_binary=(GOOD, None, r"line 1: not UTF-8 text \(byte 0\)"),
     concepts_utf16=("ball\n".encode("utf-16"), None, r"line 1: not UTF-8 text \(byte 0\)"),
     concepts_latin1=(b"ball\ncaf\xe9\n", None, r"line 2: not UTF-8 text \(byte 8\); save it as"),
+    concepts_long=(
+        b"ball\n" + b"very " * 75 + b"long\n",
+        None,
+        "line 2: 'very .* 76 words",
+    ),
     concepts_control=(b"ball\nb\x1box\n", None, r"line 2: 'b\\x1box' holds control characters"),
 )
 case(one_word, concepts_one=())
 case(huge_list, concepts_huge=())
-case(long_phrase, concepts_long=())
+case(long_word, concepts_tokens=())
 
 
 def class_names(tmp_path, content, said=None):

@@ -663,6 +663,7 @@ def test_pictures_load_as_they_come_into_sight(browser, beside, lazy):
     assert asked[0] == lazy
     early = [url for url in asked[1:] if url.startswith(base)]
     assert len(early) < len(pictures) / 2
+    assert "keep that folder with the page" in find(browser, "#gallery").text
     # The filters know all of them, loaded or not; a link leads to the last.
     set_value(browser, ".tools [name=clutter]", "4")
     assert len(shown(browser)) == 4

@@ -153,6 +153,28 @@ def test_names_are_taken_once(forgetting):
         registry.localization("my-own")(score_two)
     with pytest.raises(ConsilienceError, match="it must be pixels, superpixels or signed"):
         registry.agreement("my-own", over="everything")(lambda a, b: 0)
+    with pytest.raises(ConsilienceError, match="a class says higher_agrees, over and chance by"):
+        registry.agreement("my-own", higher_agrees=False)(agreement.Pearson)
+
+
+def test_what_others_read_cannot_be_written_to(forgetting, net, views):
+    def write(*arrays, **_):
+        arrays[0][...] = 0
+
+    registry.similarity("my-own")(lambda a, c: write(a, c))
+    registry.agreement("my-own")(lambda a, b: write(b, a))
+    registry.localization("my-own")(lambda values, inside: write(inside, values))
+    registry.faithfulness("my-own")(lambda picture, values, ranks, ask: write(picture))
+    maps = {"grad-cam": peak_map(0, 0), "score-cam": peak_map(3, 4)}
+    explanations = {0: {"grad-cam": np.random.default_rng(0).random((24, 24))}}
+    for call in (
+        lambda: similarity.SIMILARITIES["my-own"](np.ones((4, 3)), np.ones((4, 5))),
+        lambda: agreement.compare_explanations(maps, {"metrics": ["my-own"]}),
+        lambda: localization.score_localization(peak_map(0, 0), np.eye(12, 16), ["my-own"]),
+        lambda: faithfulness.measure_picture(net, views[0], explanations, {"extra": ["my-own"]}),
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            call()
 
 
 def score_one(values, inside):

@@ -17,6 +17,7 @@ from consilience import (
     report,
     report_base,
     report_evidence,
+    report_method,
     report_models,
     report_verdicts,
     tables,
@@ -1525,3 +1526,64 @@ def test_pictures_drawn_for_being_hard_are_no_sample_of_the_world(content):
     drawn = [row | {"weight": 3.0} for row in content.pictures]
     assert "Sample pictures" in part(content, "accuracy")
     assert "Sample pictures" not in part(content, "accuracy", pictures=drawn)
+
+
+def test_method_says_what_was_done_and_what_it_took(content):
+    times = [
+        {"step": "explain lime", "jobs": 2, "seconds": 4000.5, "cpu_seconds": None}
+        | {"memory_mb": 812.3},
+        {"step": "predict", "jobs": 2, "seconds": 3.25, "cpu_seconds": 2.5, "memory_mb": 500.0},
+    ]
+    html = part(
+        content,
+        *("heatmaps", "lime", "predictions", "faithfulness_summary", "sanity_summary"),
+        times=times,
+        hashes={"table a.parquet": "1" * 64, "weights of m": "2" * 64},
+    )
+    page = Page(html)
+    said = page.text["method"]
+    assert {4000.5, 3.25, 2.5, 812.3, 500.0} <= set(page.numbers["method"])
+    assert "1\N{NO-BREAK SPACE}h 7\N{NO-BREAK SPACE}min of wall time" in said
+    assert "trained here to name the object" in said
+    assert "100 perturbed pictures each" in said
+    for name in ("Selvaraju", "Ribeiro", "Petsiuk", "Rong", "Adebayo", "Mölder"):
+        assert name in said
+    assert "Oikarinen" not in said  # no neuron was dissected
+    assert "Oikarinen" in Page(part(content, "neurons")).text["method"]
+    mark = report_method.take_fingerprint({"table a.parquet": "1" * 64})
+    assert f"tables {mark}" in said
+    assert report_method.take_fingerprint({"table a.parquet": "3" * 64}) != mark
+    assert report_method.take_fingerprint({"weights of m": "2" * 64}) is None
+    assert "pip install typst" in said
+    printed = Page(part(content, printed=True)).text["method"]
+    assert "report.pdf beside this page" in printed
+    assert "pip install" not in printed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.4, "59 s"), (90, "2 min"), (3570, "1 h 0 min"), (7260, "2 h 1 min")],
+)
+def test_durations(seconds, said):
+    assert report_base.format_duration(seconds) == said.replace(
+        " ", "\N{NO-BREAK SPACE}", 1
+    ).replace(" min", "\N{NO-BREAK SPACE}min")
+
+
+def test_what_was_skipped_names_its_pictures(content):
+    names = [row["picture"] for row in content.predictions]
+    lost = [
+        row | {"value": None, "reason": "lost here" if row["picture"] == names[0] else "all of it"}
+        for row in content.agreement
+        if (row["metric"], row["control"]) == ("spearman", None)
+    ]
+    (row,) = re.findall(
+        r"<tr><th scope=\"row\">Spearman’s ρ</th><td>agreement</td><td>lost here</td>.*?</tr>",
+        part(content, agreement=lost, predictions=content.predictions),
+    )
+    assert f"<td>{names[0]}</td>" in row
+    assert report._shorten([str(i) for i in range(20)], 20) == "all 20"
+    assert report._shorten([str(i) for i in range(20)], 30).endswith("11 and 8 more")
+    off = content.study | {"acts": content.study["acts"] | {"sanity": False}}
+    said = Page(part(content, study=off)).text["skipped"]
+    assert "Switched off in this study: the sanity checks." in said

@@ -166,3 +166,15 @@ def test_the_environment_without_torch_has_what_its_steps_import(steps):
         cwd=REPOSITORY / "workflow",
         check=True,
     )
+
+
+def test_the_catalogue_is_told_what_the_workflow_can(rules):
+    told = yaml.safe_load((REPOSITORY / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    deployment = told["software-stack-deployment"]
+    assert told["mandatory-flags"]["flags"] == []
+    assert deployment["conda"] == any(rule["conda"] for rule in rules.values())
+    assert deployment["report"] == (REPOSITORY / "workflow/report/captions").is_dir()
+    assert not deployment["apptainer"]  # no rule names an image
+    readme = (REPOSITORY / "README.md").read_text().lower()
+    assert "snakemake" in readme
+    assert "workflow" in readme

@@ -316,8 +316,8 @@ def test_what_the_page_hashes_are_the_files(miniature):
         hashes[f"weights {weights}"]
         == hashlib.sha256((miniature / weights).read_bytes()).hexdigest()
     )
-    assert {"all pictures", "all probe"} <= set(hashes)
-    assert any(name.endswith("natural-man-made.csv") for name in hashes)
+    assert {"all 4 pictures", "all 60 probe pictures"} <= set(hashes)
+    assert "data natural-man-made.csv" in hashes
     ((_, rows),) = [one for one in shown["method"] if one[0].startswith("Time and memory")]
     times = {row["Step"]: row for row in rows}
     assert times["explain cam"]["Jobs"] == "6"
@@ -332,6 +332,15 @@ def test_the_page_is_printed(miniature):
     said = (miniature / "results/miniature/logs/print_report.log").read_text()
     assert int(said.split(" pages")[0].split()[-1]) > 20
     assert "report.pdf" in (miniature / "results/miniature/report.html").read_text()
+
+
+def test_without_a_printer_the_page_is_written_and_the_log_says_so(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["typst"] = None\n')
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    said = snakemake(tmp_path, "-n", studies=[REPOSITORY / "tests/study.yaml"])
+    assert "No report.pdf: typst is not installed here. `pip install typst`" in said
+    assert "write_report" in said
+    assert "print_report" not in said
 
 
 def test_a_second_run_does_nothing(miniature):

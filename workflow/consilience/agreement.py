@@ -37,7 +37,7 @@ from .measures import (
     summarise_rows,
     top_region,
 )
-from .registry import Registry, require_number, require_parameters
+from .registry import Registry, protect, require_number, require_parameters
 
 LIME = "lime"
 """The method whose explanations do not share the CAMs' activations."""
@@ -496,7 +496,7 @@ class FunctionMeasure(Measure):
         self._known_symmetric = False
 
     def prepare(self, values: np.ndarray, settings: Mapping) -> np.ndarray:
-        return values
+        return protect(values)
 
     def compare(self, a: np.ndarray, b: np.ndarray) -> float:
         what = f"the measure of agreement {self.name!r}"
@@ -523,6 +523,8 @@ def _adapt(
             raise ConsilienceError(
                 f"{thing.__name__} is not derived from consilience.agreement.Measure"
             )
+        if (higher, over, chance) != (True, PIXELS, None):
+            raise ConsilienceError("a class says higher_agrees, over and chance by itself")
         return thing()
     require_parameters(thing, ("a", "b"))
     if over not in (PIXELS, SUPERPIXELS, SIGNED):

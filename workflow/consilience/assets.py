@@ -36,6 +36,7 @@ from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
 from .errors import ConsilienceError
+from .files import make_folder
 from .provenance import hash_file, package_version
 
 PINS = Path(__file__).parent.parent / "assets.yaml"
@@ -331,7 +332,7 @@ def resolve_assets(
         "pinned": [asdict(asset) for asset in pinned],
     }
     if main and content != known:
-        index.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(index.parent)
         _write_json(index, content)
     return pinned, named
 

@@ -7,7 +7,8 @@ place.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 from .classifiers import nearest, read_state_dict
 from .errors import ConsilienceError
+from .images import Transform
 from .progress import Progress
 
 _CACHE = Path("~/.cache/clip")  # as clip.load has it
@@ -99,14 +101,15 @@ class ClipEncoder:
         self.preprocess, self.device = preprocess, device
 
     def embed_pictures(
-        self, pictures: Sequence[Image.Image | np.ndarray], batch: int = 64
+        self, pictures: Iterable[Image.Image | np.ndarray], batch: int = 64
     ) -> np.ndarray:
         """Embed pictures with the model's own preprocessing.
 
         Parameters
         ----------
         pictures
-            PIL pictures, or uint8 arrays of shape (height, width, 3), of any sizes.
+            PIL pictures, or uint8 arrays of shape (height, width, 3), of any sizes. Each is let go
+            of once it is preprocessed.
         batch
             Pictures a forward pass.
 
@@ -120,17 +123,22 @@ class ClipEncoder:
         ConsilienceError
             If an embedding is not finite or zero.
         """
-        parts, counted = [], Progress(len(pictures), "pictures")
-        for start in range(0, len(pictures), batch):
-            some = [
-                picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-                for picture in pictures[start : start + batch]
-            ]
-            ready = torch.stack([self.preprocess(picture.convert("RGB")) for picture in some])
+        parts, waiting = [], iter(pictures)
+        while some := [self._prepare(picture) for picture in islice(waiting, batch)]:
             with torch.inference_mode():
-                parts.append(self.model.encode_image(ready.to(self.device)))
-            counted.advance(len(some))
+                parts.append(self.model.encode_image(torch.stack(some).to(self.device)))
         return _unit(torch.cat(parts) if parts else self._nothing(), "picture")
+
+    def _prepare(self, picture: Image.Image | np.ndarray) -> torch.Tensor:
+        if not isinstance(picture, Image.Image):
+            picture = Image.fromarray(picture)
+        picture = picture.convert("RGB")
+        side = self.model.visual.input_resolution
+        if side**2 * max(picture.size) / min(picture.size) > Image.MAX_IMAGE_PIXELS:
+            # The preprocessing would resize it whole before it crops.
+            fitted = Transform(side, (side, side), interpolation="bicubic").fit(picture)
+            picture = Image.fromarray(fitted)
+        return self.preprocess(picture)
 
     def embed_texts(
         self, words: Sequence[str], templates: Sequence[str] = ("{}",), batch: int = 256

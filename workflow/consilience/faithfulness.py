@@ -44,7 +44,7 @@ from .measures import (
     summarise_rows,
 )
 from .progress import track
-from .registry import Registry, require_number, require_parameters
+from .registry import Registry, protect, require_number, require_parameters
 
 if TYPE_CHECKING:
     from .classifiers import Classifier
@@ -76,7 +76,11 @@ class Metric:
 def _adapt(name: str, function: Callable, higher: bool, fill: str) -> Metric:
     require_parameters(function, ("picture", "values", "ranks", "ask"))
     what = f"the measure of faithfulness {name!r}"
-    return Metric(higher, (fill,), lambda *given: require_number(function(*given), what))
+
+    def score(*arrays: np.ndarray, ask: Callable) -> float:
+        return require_number(function(*map(protect, arrays), ask), what)
+
+    return Metric(higher, (fill,), score)
 
 
 METRICS = Registry(
@@ -541,7 +545,7 @@ def _score_extra(
     scores, what = [], ""
     try:
         for one in (order, *others):
-            scores.append(metric.function(picture, one.values, one.ranks, ask))
+            scores.append(metric.function(picture, one.values, one.ranks, ask=ask))
             what = "a random order: "
     except UndefinedError as reason:
         return scored | {"reason": f"{what}{reason}"}

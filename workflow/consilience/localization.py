@@ -24,7 +24,7 @@ from .measures import (
     summarise_rows,
     top_region,
 )
-from .registry import Registry, require_number, require_parameters
+from .registry import Registry, protect, require_number, require_parameters
 
 
 def score_pointing(values: np.ndarray, inside: np.ndarray) -> float:
@@ -119,7 +119,11 @@ def _adapt(name: str, function: Callable, chance: Callable[[float], float] | Non
         raise ConsilienceError("this is one of Consilience's own; choose another name")
     require_parameters(function, ("values", "inside"))
     what = f"the measure of localisation {name!r}"
-    return Metric(lambda values, inside: require_number(function(values, inside), what), chance)
+
+    def score(values: np.ndarray, inside: np.ndarray) -> float:
+        return require_number(function(protect(values), protect(inside)), what)
+
+    return Metric(score, chance)
 
 
 METRICS = Registry(

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 
 from PIL import Image
 
@@ -33,10 +34,12 @@ _FONT = "DejaVu Sans"  # of charts: matplotlib brings it
 _SMALL = 128  # pixels of a picture's longer side up to which it is enlarged without smoothing
 _QUALITY = 90  # of JPEG
 
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
 _VOID = frozenset(("meta", "link", "img", "br", "input"))
 _INLINE = frozenset(("a", "b", "br", "code", "data", "em", "i", "small", "span", "strong"))
 _UNPRINTED = frozenset(("head", "nav", "script", "style", "dialog", "button"))
-_UNPRINTED_CLASSES = frozenset(("skip", "tools", "unseen"))
+_UNPRINTED_CLASSES = frozenset(("screen", "skip", "tools", "unseen"))
 _HEADINGS = {"h2": 1, "h3": 2, "h4": 3, "h5": 4}
 _SIGNS = {"right": "yes", "wrong": "no"}
 
@@ -206,7 +209,7 @@ def lay_out(html: str, beside: Path, folder: Path, most: int = 200) -> dict:
     head, main = root.find("header"), root.find("main")
     if head is None or main is None or head.find("h1") is None:
         raise ConsilienceError("the page to print is none of ours: write the report anew")
-    printer = _Printer(root, drawings, beside, folder, _choose_cards(root, most))
+    printer = _Printer(root, drawings, beside, folder, most)
     document = {
         "title": _text(head.find("h1")),
         "kicker": [_text(p) for p in head.elements if "kicker" in p.classes],
@@ -239,10 +242,10 @@ class _Printer:
         drawings: list[str],
         beside: Path,
         folder: Path,
-        cards: tuple[set[str], int],
+        most: int,
     ) -> None:
         self.drawings, self.beside, self.folder = drawings, beside, folder
-        self.cards, self.count = cards
+        self.cards, self.count = _choose_cards(root, most)
         self.appendix: list[dict] = []
         self.folded = False  # whether what is being printed stands in the appendix
         self.label: str | None = None  # of the next heading
@@ -294,7 +297,8 @@ class _Printer:
         if tag == "details":
             return self.details(element)
         if tag == "svg":
-            return [{"is": "drawing", "image": self.draw(element)[0], "alt": self.draw(element)[1]}]
+            image, alt = self.draw(element)
+            return [{"is": "drawing", "image": image, "alt": alt}]
         if tag == "img":
             return [{"is": "picture", **self.picture(element)}]
         if tag == "ul":
@@ -379,7 +383,7 @@ class _Printer:
             bar
             for one in element.iterate()
             if one.tag == "svg"
-            for bar in _read_bars(self.drawings[int(one.attributes["data-drawing"])])
+            for bar in _read_bars(self.drawings[_place(one)])
         ]
         right = "n" in element.classes
         return {
@@ -387,7 +391,8 @@ class _Printer:
             "right": right,
             "head": element.tag == "th",
             "group": "group" in row.classes,
-            "marked": bool({"absent", "highest"} & (row.classes | element.classes)),
+            "bold": "group" in row.classes or "highest" in element.classes,
+            "absent": "absent" in row.classes,
             "colspan": int(element.attributes.get("colspan", 1)),
             "rowspan": int(element.attributes.get("rowspan", 1)),
             "pictures": pictures,
@@ -517,7 +522,7 @@ class _Printer:
             data = base64.b64decode(source.partition(",")[2])
         else:
             try:
-                data = (self.beside / source).read_bytes()
+                data = (self.beside / unquote(source)).read_bytes()
             except OSError as error:
                 raise ConsilienceError(
                     f"{self.beside / source}: a picture of the page cannot be read "
@@ -536,7 +541,8 @@ class _Printer:
         self, element: Element, width: float | None = None, height: float | None = None
     ) -> tuple[str, str]:
         """Write a drawing of the page as a file; return its name and its alternative text."""
-        text = self.drawings[int(element.attributes["data-drawing"])]
+        # HTML takes characters that XML does not; a file's name may hold them.
+        text = _NO_XML.sub("\N{REPLACEMENT CHARACTER}", self.drawings[_place(element)])
         if "xmlns=" not in text.partition(">")[0]:
             text = text.replace("<svg", f'<svg xmlns="{_SVG}"', 1)
         root = ET.fromstring(text)
@@ -597,6 +603,11 @@ def _drop_bare_headings(blocks: list[dict]) -> list[dict]:
 
 def _unprinted(element: Element) -> bool:
     return element.tag in _UNPRINTED or bool(_UNPRINTED_CLASSES & element.classes)
+
+
+def _place(drawing: Element) -> int:
+    """Return which of the page's drawings stands here."""
+    return int(drawing.attributes["data-drawing"])
 
 
 def _has_heading(section: Element) -> bool:

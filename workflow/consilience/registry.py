@@ -264,6 +264,13 @@ def require_parameters(thing: Any, *choices: tuple[str, ...]) -> int:
     return count
 
 
+def protect(array: Any) -> Any:
+    """Return a view of an array that the user's code cannot write to: others read it too."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def require_number(value: Any, what: str) -> float:
     """Return what a user's measure gave as a float.
 

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 from collections import defaultdict
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 import markupsafe
@@ -103,20 +104,21 @@ def write_report(content: Content, path: str | Path, beside: str | Path | None =
     ConsilienceError
         As :func:`render_report` does.
     """
-    keep = embed_picture
-    if beside is not None:
-        folder = Path(beside)
+    folder = None if beside is None else Path(beside)
+
+    def keep(name: str, data: bytes) -> str:
+        write_atomically(folder / name, lambda part: Path(part).write_bytes(data))
+        return f"{quote(folder.name)}/{name}"
+
+    if folder is None:
+        page = render_report(content)
+    else:
         folder.mkdir(parents=True, exist_ok=True)
-
-        def keep(name: str, data: bytes) -> str:
-            write_atomically(folder / name, lambda part: Path(part).write_bytes(data))
-            return f"{folder.name}/{name}"
-
-    page = render_report(content, keep).encode("utf-8")
-    write_atomically(path, lambda part: Path(part).write_bytes(page))
+        page = render_report(content, keep, folder.name)
+    write_atomically(path, lambda part: Path(part).write_bytes(page.encode("utf-8")))
 
 
-def render_report(content: Content, keep: Keep = embed_picture) -> str:
+def render_report(content: Content, keep: Keep = embed_picture, beside: str | None = None) -> str:
     """Return a study's report as HTML.
 
     Parameters
@@ -126,6 +128,8 @@ def render_report(content: Content, keep: Keep = embed_picture) -> str:
     keep
         Takes the name and the bytes of each of the gallery's pictures and returns its address; by
         default the page holds them itself.
+    beside
+        Name of the folder beside the page that these addresses lead into, if any.
 
     Of a picture that is explained for several classes the gallery shows all targets; all else is
     of the first.
@@ -185,7 +189,7 @@ def render_report(content: Content, keep: Keep = embed_picture) -> str:
         world=tell_world(content),
         dissect=tell_neurons(content),
         gallery=tell_gallery(every, keep),
-        beside=keep is not embed_picture,
+        beside=beside,
         several=len(every.predictions) > len(content.predictions),
         agreement=tell_agreement(content),
         faithfulness=tell_faithfulness(content),

@@ -27,7 +27,7 @@ import numpy as np
 
 from .errors import ConsilienceError
 from .progress import Progress
-from .registry import Registry, require_parameters
+from .registry import Registry, protect, require_parameters
 
 # Concepts and neurons worked on at a time, so that the buffers stay in the cache.
 _BLOCK = 128
@@ -251,7 +251,7 @@ def _adapt(name: str, function: Callable) -> Callable:
     @wraps(function)
     def checked(activations: np.ndarray, cosines: np.ndarray, **settings) -> np.ndarray:
         _check(activations, cosines)
-        found = np.asarray(function(activations, cosines, **settings))
+        found = np.asarray(function(protect(activations), protect(cosines), **settings))
         expected = activations.shape[1], cosines.shape[1]
         if found.shape != expected or not np.issubdtype(found.dtype, np.floating):
             raise ConsilienceError(

@@ -10,6 +10,9 @@ from pathlib import Path
 from .errors import ConsilienceError, printable, shown
 from .files import read_text
 
+MOST_WORDS = 75
+"""In one concept: CLIP takes 77 tokens, a word is one at least, and two mark start and end."""
+
 
 def _split(text: str) -> list[str]:
     """Split at line ends: LF, CRLF or CR.
@@ -73,7 +76,7 @@ def read_concepts(path: str | Path) -> ConceptList:
     ------
     ConsilienceError
         If the file cannot be read, is larger than any list of words, is not UTF-8, holds control
-        characters, or has no word.
+        characters or a text longer than CLIP takes, or has no word.
     """
     words, blank, repeated, cleaned = {}, [], [], []
     for number, line in enumerate(_split(read_text(path)), start=1):
@@ -85,6 +88,11 @@ def read_concepts(path: str | Path) -> ConceptList:
             cleaned.append(number)
         word = " ".join(seen.split())
         _check_seen(word, f"{printable(path)}, line {number}")
+        if word.count(" ") >= MOST_WORDS:
+            raise ConsilienceError(
+                f"{printable(path)}, line {number}: {shown(word)} has {word.count(' ') + 1} words; "
+                f"CLIP takes {MOST_WORDS} at most, one concept a line"
+            )
         if not word:
             blank.append(number)
         elif word in words:

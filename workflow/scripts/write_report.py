@@ -15,19 +15,12 @@ with steps.logged(snakemake.log[0]) as log:
         )
         for name, paths in parts.items()
     }
-    hashes = {
-        f"{kind} {path}": provenance.hash_file(path)
-        for kind, paths in (
-            ("weights", files["weights"]),
-            ("data", files["data"]),
-            ("table", params.tables),
-        )
-        for path in paths
-    } | {
-        f"all {name}": provenance.hash_pictures(content[name])
-        for name in ("pictures", "probe")
-        if content.get(name)
-    }
+    hashes = {f"weights {path}": provenance.hash_file(path) for path in files["weights"]}
+    hashes |= {f"data {Path(path).name}": provenance.hash_file(path) for path in files["data"]}
+    for name, what in (("pictures", "pictures"), ("probe", "probe pictures")):
+        if rows := content.get(name):
+            hashes[f"all {len(rows)} {what}"] = provenance.hash_pictures(rows)
+    hashes |= {f"table {path}": provenance.hash_file(path) for path in params.tables}
     content = report.Content(
         study=params.study,
         registered=params.registered,
