@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from .csv_files import read_sheet
+from .csv_files import read_rows
 from .errors import ConsilienceError, printable, shown
 from .files import LARGEST_PICTURE, find_fault, read_file, write_if_changed
 from .images import batch_of, describe_files, hash_bytes, refuse_unusable
@@ -35,7 +35,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
         picture twice: names the file and the line.
     """
     labels: dict[str, str] = {}
-    for where, row in read_sheet(path, ("name", "label")):
+    for where, row in read_rows(path, ("name", "label")):
         name, label = row["name"], row["label"].strip()
         if not name or not label:
             raise ConsilienceError(f"{where}: the {'label' if name else 'name'} is empty")
