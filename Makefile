@@ -7,7 +7,7 @@ CORES ?= all
 WORKERS ?= 2
 READY := $(VENV)/.ready
 
-.PHONY: run test soak lint lock clean help
+.PHONY: run test soak lint docs lock clean help
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ lint: $(READY)  ## Check style and workflow
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
+docs: $(READY)  ## Write the pages that say what the code says
+	$(BIN)/python docs/generate.py
+
 # The packages that come as source are built with what build.lock pins, not with whatever is
 # newest that day; that is why build isolation is off.
 $(READY): envs/build.lock envs/requirements.lock
@@ -47,4 +50,4 @@ lock:  ## Write the lock files anew from envs/*.in (needs uv)
 	done
 
 clean:  ## Delete all results and the environment
-	rm -rf $(VENV) .snakemake results/*/
+	rm -rf $(VENV) .snakemake results/*/ results/.shared

@@ -1,7 +1,9 @@
 # What the rules share: the study, its models, and helper functions. No rules.
 import json
+import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,24 +15,50 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, files, index, provenance, runs
+from consilience import (
+    configuration,
+    devices,
+    extensions,
+    files,
+    index,
+    outlook,
+    provenance,
+    runs,
+)
 from consilience.errors import ConsilienceError
+from consilience.similarity import SIMILARITIES
 from snakemake.exceptions import WorkflowError
 from snakemake.io import IOFile
 from snakemake.logging import logger
 from snakemake.persistence.file import FilePersistence
+from snakemake.settings.enums import Quietness
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
 try:
-    STUDY = configuration.resolve_study(config, workflow.configfiles)
+    STUDY = configuration.resolve_study(config)  # assets.smk has looked at its files
+    # What files of the user's register, without running them.
+    REGISTERED = extensions.find_entries(STUDY["extensions"])
+    RESULTS = Path("results") / STUDY["study"]
+    if workflow.is_main_process:
+        configuration.check_files(STUDY)
+        files.make_folder(RESULTS)
+    # Snakemake grants a rule's `gpu=1` up to this limit, which a profile may have set.
+    workflow.register_resource(
+        "gpu",
+        devices.limit_gpus(
+            STUDY["device"],
+            workflow.global_resources.get("gpu").value,
+            workflow.is_main_process,
+        ),
+    )
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
-RESULTS = Path("results") / STUDY["study"]
 LOGS = RESULTS / "logs"
 TIMES = RESULTS / "benchmarks"
 ACTS = STUDY["acts"]
+HOW = configuration.HOW
 WORLD = STUDY["world"]
 SEED = STUDY["seed"]
 THREADS = STUDY["compute_threads"]
@@ -45,9 +73,32 @@ EXPLAINED = EXPLAINED if ACTS["cam"] or ACTS["lime"] else []
 DISSECTED = [name for name, model in MODELS.items() if model["dissect_layers"]]
 DISSECTED = DISSECTED if ACTS["dissect"] else []
 PUBLISHED = STUDY["published"]
+BENCHMARK = STUDY["benchmark"] or {}
+BENCH = RESULTS / "benchmark"
+NEURONS = BENCHMARK.get("neurons") or {}
+# All names that files of the user's register, by kind: the benchmark judges every one.
+ADDED = {
+    kind: [entry.name for entry in REGISTERED if entry.kind == kind]
+    for kind in extensions.KINDS
+}
+JUDGED = NEURONS.get("similarities") or [*SIMILARITIES, *ADDED["similarity"]]
 # What pictures that a model is wrong about are drawn with, and whether any picture is rendered.
 WRONG = next((s["wrong"] for s in STUDY["pictures"] if "wrong" in s), {})
 RENDERED = any("world" in s or "wrong" in s for s in STUDY["pictures"])
+
+
+if workflow.is_main_process:
+    # What the library says while the folders are read; and how much longer the run takes, beside
+    # Snakemake's count of steps (and, with `--quiet progress`, as silent).
+    logging.getLogger("consilience").handlers = [outlook.Relay(logger)]
+    logging.getLogger("consilience").setLevel(logging.INFO)
+    logger.addHandler(
+        outlook.Outlook(
+            lambda line: logger.info(line, extra={"quietness": Quietness.PROGRESS}),
+            TIMES,
+            targets=["all"],
+        )
+    )
 
 
 wildcard_constraints:
@@ -56,16 +107,25 @@ wildcard_constraints:
     shard=r"\d+",
     model="|".join(MODELS),
     method="|".join(map(re.escape, STUDY["cam"]["methods"])),
+    shortcut=r"[0-9.]+",
+    similarity="|".join(map(re.escape, [*SIMILARITIES, *ADDED["similarity"]])),
+    crowd="own|planted",
+    other="|".join(MODELS),
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
-# on some machines (and made no difference on others): here it is told not to. The library reaches the scripts by path, not by
-# installation, so that other environments need not have it.
+# on some machines (and made no difference on others): here it is told not to. The library reaches
+# the scripts by path, not by installation, so that other environments need not have it. Libraries
+# compute with the threads that Snakemake grants the step (OMP_NUM_THREADS), and with no more than the
+# study's.
 shell.prefix(
-    "export PYTHONPATH={library} OMP_NUM_THREADS={threads} "
+    "export PYTHONPATH={library} "
+    "OMP_NUM_THREADS=$((OMP_NUM_THREADS < {threads} ? OMP_NUM_THREADS : {threads})) "
+    "OPENCV_FOR_THREADS_NUM=1 ARROW_IO_THREADS=1 PYTORCH_ENABLE_MPS_FALLBACK=1 "
     "MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 "
     "MALLOC_TOP_PAD_=268435456; ".format(
-        library=Path(workflow.basedir) / "workflow", threads=THREADS
+        library=shlex.quote(str(Path(workflow.basedir) / "workflow")),
+        threads=THREADS,
     )
 )
 
@@ -90,7 +150,9 @@ def write_lists(name):
         return {batch: [] for batch in batches}
     if workflow.is_main_process:
         with refusing():
-            index.write_index(STUDY[name], len(batches), folder)
+            index.write_index(
+                STUDY[name], len(batches), folder, STUDY["on_bad_picture"]
+            )
     return {batch: [folder / f"{batch}.json"] for batch in batches}
 
 
@@ -139,6 +201,61 @@ def mark_unrecorded():
 if workflow.is_main_process:
     mark_unrecorded()
 
+# Where Snakemake's own report (`--report`) has each table: category, subcategory, and its title.
+SHOWN = {
+    "accuracy": ("2 Models", "Accuracy", "Accuracy on held-out pictures"),
+    "temperature": ("3 Neurons", "Tables", "Choice of the temperature"),
+    "neurons": ("3 Neurons", "Tables", "Neurons and their labels"),
+    "concepts": ("3 Neurons", "Tables", "Concepts by frequency"),
+    "comparison": ("3 Neurons", "Tables", "Models compared"),
+    "predictions": ("4 Explanations", "Predictions", "Predictions"),
+    "lime_stability": ("4 Explanations", "LIME", "How far LIME agrees with itself"),
+    "agreement": ("5 Cross-examination", "Agreement", "By picture"),
+    "agreement_summary": ("5 Cross-examination", "Agreement", "Summary"),
+    "faithfulness": ("5 Cross-examination", "Faithfulness", "By picture"),
+    "faithfulness_summary": ("5 Cross-examination", "Faithfulness", "Summary"),
+    "sanity": ("5 Cross-examination", "Sanity", "By picture"),
+    "sanity_summary": ("5 Cross-examination", "Sanity", "Summary"),
+    "localization": ("5 Cross-examination", "Truth", "Localisation by picture"),
+    "localization_summary": ("5 Cross-examination", "Truth", "Localisation, summary"),
+    "effects": ("5 Cross-examination", "Truth", "What the parts of a picture do"),
+    "questions": ("6 Verdicts", "Tables", "Questions of this study"),
+    "correctness": ("6 Verdicts", "Tables", "Does agreement tell right from wrong?"),
+    "claims": ("6 Verdicts", "Tables", "Claims of the original study"),
+}
+
+
+def shown(path, caption, category, subcategory, labels, **patterns):
+    """Mark a result for Snakemake's own report; its caption is no input, and reruns nothing."""
+    return report(
+        path,
+        caption=f"../workflow/report/captions/{caption}.rst",
+        category=category,
+        subcategory=subcategory,
+        labels=labels,
+        **patterns,
+    )
+
+
+def sheets(*names):
+    """Tables as people read them, beside the Parquet files: a page and CSV, for the report too."""
+    return [
+        shown(
+            RESULTS / f"tables/{name}.{ending}",
+            name,
+            *SHOWN[name][:2],
+            {"Table": SHOWN[name][2], "As": form},
+        )
+        for name in names
+        for ending, form in (("html", "page"), ("csv", "spreadsheet (CSV)"))
+    ]
+
+
+def other_lists(name, batch):
+    """The lists of the other batches, which a batch looks at if it has no picture of use itself."""
+    lists = LISTS[name].items()
+    return [ancient(path) for number, own in lists if number != batch for path in own]
+
 
 def ordered(value):
     """Sort the keys of mappings at every depth: their order in a file means nothing, but
@@ -154,12 +271,10 @@ def code(script, read=()):
     """Digest of a script, the library modules it imports and the packages these use, and of files
     of the workflow's own that it reads.
 
-    Snakemake itself sees neither modules nor package versions.
+    Snakemake itself sees neither modules nor package versions. Jobs on a cluster need it too, for
+    what studies share; the main process has left them what it found (KNOWN_CODE).
     """
-    # Only the main process holds a job against what was recorded of it.
-    return (
-        provenance.digest(SCRIPTS / script, read) if workflow.is_main_process else None
-    )
+    return provenance.digest(SCRIPTS / script, read)
 
 
 def name_params():
@@ -184,6 +299,17 @@ def name_params():
     for each in workflow.rules:
         if params := dict(each.params.items()):
             each.set_params(named=digest_of(params))
+
+
+def registered(kind, names):
+    """The files of the user's that register any of these names, with digests of their code."""
+    return extensions.select(REGISTERED, [(kind, name) for name in names])
+
+
+def described_extensions():
+    """What files of the user's register, with their docstrings' words, for the page."""
+    kept = ("kind", "name", "path", "about")
+    return [{key: getattr(entry, key) for key in kept} for entry in REGISTERED]
 
 
 def end_parsing():
@@ -258,6 +384,19 @@ def clip_files(wildcards=None):
     if clip.get("train"):
         return [RESULTS / "clip/weights.pt"]
     return [clip["path"]] if clip.get("path") else []
+
+
+def training_settings(name):
+    """How a model is trained, without what the pictures are rendered by."""
+    settings = MODELS[name]["train"]
+    return ordered({key: settings[key] for key in settings if key != "shortcut"})
+
+
+def training_files(wildcards):
+    """The pictures that a model is trained on."""
+    shortcut = MODELS[wildcards.model]["train"]["shortcut"]
+    kind = "training" if shortcut is None else f"shortcut-{shortcut}"
+    return [RESULTS / f"world/{kind}-{shard}.npz" for shard in TRAINING_SHARDS]
 
 
 def untrained_spec(name):
@@ -395,6 +534,16 @@ def final_tables():
             names += ["faithfulness", "faithfulness_summary"]
         if ACTS["sanity"]:
             names += ["sanity", "sanity_summary"]
+    if BENCHMARK.get("audit"):
+        names += ["audit", "audit_rules"]
+    if BENCHMARK.get("neurons"):
+        names += ["causal", "dissection_truth"]
+    if BENCHMARK.get("contrast"):
+        names += ["contrast", "contrast_summary"]
+    if BENCHMARK.get("trust"):
+        names += ["trust", "calibration"]
+    if any(BENCHMARK.values()):
+        names += ["leaderboard"]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 
@@ -402,6 +551,17 @@ def explain_params():
     """The files of parameters that LIME explained each model with."""
     names = EXPLAINED if ACTS["lime"] else []
     return [RESULTS / "explain" / name / "explain_params.pkl" for name in names]
+
+
+def concept_files():
+    """The list of words that neurons are labelled with; none where it is the world's."""
+    return [] if STUDY["concepts"] in (None, "world") else [STUDY["concepts"]]
+
+
+def category_files():
+    """The list of words by category; none where neurons are not counted by it."""
+    name = STUDY["comparison"]["categories"]
+    return [configuration.find_categories(name)] if name else []
 
 
 def published_files():
@@ -418,6 +578,19 @@ def neuron_cards():
     return [RESULTS / "dissect" / name / "cards" for name in DISSECTED]
 
 
+def gathering(name):
+    """What gathering depends on beside the lists of files: of rendered pictures all that they are
+    made from, of files nothing, so that the seed does not concern them."""
+    rendered = [source["world"] for source in STUDY[name] if "world" in source]
+    drawn = name == "pictures" and WRONG
+    return {
+        "world": ordered(rendered),
+        "seed": SEED if rendered else None,
+        "size": WORLD["size"] if rendered else None,
+        "batches": len(LISTS[name]) if rendered or drawn else None,
+    }
+
+
 def scattered(kind):
     """Files of one kind over all explained models and batches."""
     place = {
@@ -426,6 +599,7 @@ def scattered(kind):
         "heatmaps": "explain/{model}/cam-{method}-{batch}.parquet",
         "lime": "explain/{model}/lime-{batch}.parquet",
         "lime_stability": "explain/{model}/lime_stability-{batch}.parquet",
+        "thumbnails": "explain/{model}/thumbnails-{batch}.parquet",
         "agreement": "agree/{model}/agreement-{batch}.parquet",
         "localization": "agree/{model}/localization-{batch}.parquet",
         "effects": "agree/{model}/effects.parquet",
@@ -460,7 +634,109 @@ def agreement_settings():
         used.add("top_fraction")
     if any(name.endswith("-agreement") for name in settings["metrics"]):
         used.add("k")
+    if registered("agreement", settings["metrics"]):
+        used |= {"top_fraction", "k"}  # which a measure of the user's may read
     return ordered({key: settings[key] for key in used})
+
+
+def added_metrics():
+    """The files of the user's that register metrics of explanations."""
+    kinds = ("agreement", "faithfulness", "localization")
+    return extensions.select(
+        REGISTERED, [(kind, name) for kind in kinds for name in ADDED[kind]]
+    )
+
+
+def labelled_layers(wildcards):
+    """The layers whose neurons are labelled: those that get planted ones, or all."""
+    layers = MODELS[wildcards.model]["dissect_layers"]
+    if wildcards.crowd == "own" or NEURONS["beside"] is None:
+        return layers
+    return [layer for layer in layers if layer in NEURONS["beside"]]
+
+
+def labelled_activations(wildcards):
+    """Recorded activations, of the layers' own neurons or with planted ones beside them."""
+    if wildcards.crowd == "own":
+        return expand(
+            by_group(rules.extract_activations.output, model=wildcards.model),
+            shard=SHARDS,
+        )
+    return expand(rules.plant_neurons.output, shard=SHARDS, **wildcards)
+
+
+def settings_of(similarity):
+    """A similarity's parameters, without a temperature that is yet to be chosen."""
+    settings = STUDY["dissection"].get(similarity, {})
+    return ordered({k: v for k, v in settings.items() if v != "absent-words"})
+
+
+def temperature_of(wildcards):
+    """The file of the temperature that is chosen for a similarity, if one is."""
+    similarity = wildcards.similarity
+    if "absent-words" not in STUDY["dissection"].get(similarity, {}).values():
+        return []
+    if similarity == STUDY["dissection"]["similarity"]:
+        return rules.choose_temperature.output.table
+    return expand(rules.choose_temperature_of.output.table, similarity=similarity)
+
+
+def explained_files(names, batch=None):
+    """Explanations, what they are of and what changing the pictures did, of several models."""
+    batches = BATCHES if batch is None else [batch]
+
+    def over(place, **also):
+        return expand(RESULTS / place, model=names, batch=batches, **also)
+
+    return {
+        "cams": over(
+            "explain/{model}/cam-{method}-{batch}.parquet", method=CAM_METHODS
+        ),
+        "lime": over("explain/{model}/lime-{batch}.parquet") if ACTS["lime"] else [],
+        "predictions": over("explain/{model}/predictions-{batch}.parquet"),
+        "views": over("explain/{model}/views-{batch}.parquet"),
+        "effects": expand(rules.measure_effects.output, model=names),
+        "pictures": expand(RESULTS / "pictures/{batch}.parquet", batch=batches),
+    }
+
+
+def ranked_tables():
+    """The tables that the leaderboard is made from, by name; those that the study has."""
+    names = ["audit_rules", "dissection_truth", "contrast_summary", "trust"]
+    names += ["localization", "faithfulness"]
+    return {path.stem: path for path in final_tables() if path.stem in names}
+
+
+def count_cards():
+    """How many pictures the report's gallery has, if all of them decode."""
+    count = 0
+    for source in STUDY["pictures"]:
+        if "world" in source:
+            count += source["world"]["bases"] * len(source["world"]["clutter"])
+        if "wrong" in source:
+            count += source["wrong"]["pictures"]
+    listed = [path for paths in LISTS["pictures"].values() for path in paths]
+    count += sum(len(index.read_index(path)) for path in listed)
+    return count * len(EXPLAINED)
+
+
+def can_print():
+    """Whether the report is printed: the study wants it and there is what prints it."""
+    if not (ACTS["report"] and STUDY["report"]["pdf"]):
+        return False
+    deployment = workflow.deployment_settings
+    if find_spec("typst") or (deployment and deployment.deployment_method):
+        return True  # with --sdm conda it is in the step's own environment
+    if workflow.is_main_process:
+        logger.warning(
+            "No report.pdf: typst is not installed here. `pip install typst` and run again, or set "
+            "report.pdf to false. The page itself, report.html, does without."
+        )
+    return False
+
+
+BESIDE = count_cards() > STUDY["report"]["inline_pictures"]
+PRINTED = can_print()
 
 
 def report_parts(wildcards):
@@ -468,12 +744,12 @@ def report_parts(wildcards):
     parts = {path.stem: path for path in final_tables()}
     if STUDY["pictures"]:
         parts["pictures"] = expand(RESULTS / "pictures/{batch}.parquet", batch=BATCHES)
-    parts["views"] = scattered("views")
+    parts["thumbnails"] = scattered("thumbnails")
     if ACTS["cam"]:
         parts["heatmaps"] = scattered("heatmaps")
     if ACTS["lime"]:
         parts["lime"] = scattered("lime")
-        parts["explain_params"] = explain_params()
+    parts["data"] = concept_files() + category_files() + published_files()
     used = sorted(set(EXPLAINED + DISSECTED))
     parts["weights"] = [path for name in used for path in weights_of(name)]
     if DISSECTED:
@@ -501,6 +777,9 @@ def write_question():
         },
         "target": STUDY["target"],
         "explained": EXPLAINED,
+        "extensions": extensions.select(
+            REGISTERED, [(entry.kind, entry.name) for entry in REGISTERED]
+        ),
     }
     if ACTS["sanity"]:
         question["stages"] = STUDY["sanity"]["stages"]
@@ -518,8 +797,11 @@ def answer_question():
     """Check the study anew where the answer that is there is to another question."""
     if not ANSWER_FILE.is_file():
         return  # the check's own job will
-    if json.loads(ANSWER_FILE.read_text()).get("asked") == ASKED:
-        return
+    try:
+        if json.loads(ANSWER_FILE.read_text())["asked"] == ASKED:
+            return
+    except (ValueError, TypeError, KeyError):
+        pass  # a broken file is written anew
     if find_spec("torch") is None:
         logger.warning(
             "No torch here: what is wrong with a model, its own steps will say."

@@ -4,65 +4,6 @@
 CLIP_NAME = (STUDY["clip"] or {}).get("name")
 
 
-# Layers share passes over the pictures in groups. One that comes to the study later makes one of
-# its own, so that what is there already stays. They are written down when a run begins, since which layers
-# came first shows nowhere else; by architecture, since another one has other layers.
-GROUPS_FILE = RESULTS / "index" / "layers.json"
-KNOWN_GROUPS = index.read_json(GROUPS_FILE)
-
-
-def network(name):
-    """What decides which layers a model has, as a short digest."""
-    spec = model_spec(name)
-    said = [spec.get(key) for key in ("architecture", "arguments", "code")]
-    return sha256(repr(said).encode()).hexdigest()[:8]
-
-
-GROUPS = {
-    name: index.group_layers(
-        MODELS[name]["dissect_layers"],
-        KNOWN_GROUPS.get(name, {}).get(network(name), {}),
-    )
-    for name in DISSECTED
-}
-# Those with a layer that the study asks for, which is not always one that it once asked for.
-ASKED = [
-    (name, group)
-    for name in DISSECTED
-    for group, layers in GROUPS[name].items()
-    if set(layers) & set(MODELS[name]["dissect_layers"])
-]
-
-
-def write_groups():
-    """Write down which layers share a pass, for the jobs and for later runs."""
-    known = {
-        name: KNOWN_GROUPS.get(name, {}) | {network(name): GROUPS[name]}
-        for name in DISSECTED
-    }
-    text = json.dumps(KNOWN_GROUPS | known, indent=1, sort_keys=True) + "\n"
-    with refusing():
-        files.write_if_changed(GROUPS_FILE, text)
-
-
-def layers_of(wildcards):
-    """The layers of a group, perhaps some among them that the study asks for no more."""
-    return GROUPS[wildcards.model][wildcards.group]
-
-
-def wanted_layers(wildcards):
-    """Those of them that the study asks for."""
-    named = MODELS[wildcards.model]["dissect_layers"]
-    return [layer for layer in layers_of(wildcards) if layer in named]
-
-
-def by_group(pattern, model=None):
-    """A pattern filled in for each group that the study asks for, of one model or of all."""
-    asked = [pair for pair in ASKED if model in (None, pair[0])]
-    models, groups = zip(*asked) if asked else ((), ())
-    return expand(pattern, zip, model=models, group=groups, allow_missing=True)
-
-
 rule embed_probe:
     input:
         clip=clip_files,
@@ -79,6 +20,7 @@ rule embed_probe:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("embed_probe.py"),
         name=CLIP_NAME,
@@ -107,6 +49,7 @@ rule embed_concepts:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("embed_concepts.py"),
         name=CLIP_NAME,
@@ -136,6 +79,7 @@ rule extract_activations:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("extract_activations.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -172,13 +116,24 @@ use rule extract_activations as extract_untrained with:
         "Show shard {wildcards.shard} to {wildcards.model} as it is before any training"
 
 
+# Layers by model, each with the place of its group among those that are asked for.
+PLACED = [
+    [name, layer, place]
+    for name in DISSECTED
+    for layer in MODELS[name]["dissect_layers"]
+    for place, (other, group) in enumerate(ASKED)
+    if other == name and layer in GROUPS[name][group]
+]
+
+
 rule choose_temperature:
     input:
         activations=expand(by_group(rules.extract_activations.output), shard=SHARDS),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
         concepts=rules.embed_concepts.output.concepts,
     output:
-        RESULTS / "tables/temperature.parquet",
+        table=RESULTS / "tables/temperature.parquet",
+        sheets=sheets("temperature"),
     log:
         LOGS / "choose_temperature.log",
     benchmark:
@@ -191,13 +146,7 @@ rule choose_temperature:
         runtime=growing(30),
     params:
         code=code("choose_temperature.py"),
-        layers=[
-            [name, layer, place]
-            for name in DISSECTED
-            for layer in MODELS[name]["dissect_layers"]
-            for place, (other, group) in enumerate(ASKED)
-            if other == name and layer in GROUPS[name][group]
-        ],
+        layers=PLACED,
         held_out=STUDY["dissection"]["held_out"],
         similarity=STUDY["dissection"]["similarity"],
         settings={
@@ -221,7 +170,7 @@ rule label_neurons:
         ),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
         concepts=rules.embed_concepts.output.concepts,
-        temperature=rules.choose_temperature.output if CHOOSES_TEMPERATURE else [],
+        temperature=rules.choose_temperature.output.table if CHOOSES_TEMPERATURE else [],
     output:
         neurons=RESULTS / "dissect/{model}/neurons-{group}.parquet",
         resampled=RESULTS / "dissect/{model}/resampled-{group}.parquet",
@@ -245,6 +194,7 @@ rule label_neurons:
         significance=STUDY["dissection"]["significance"],
         seed=SEED,
         world_words=STUDY["concepts"] == "world",
+        extensions=registered("similarity", [STUDY["dissection"]["similarity"]]),
     message:
         "Label the neurons of {wildcards.model}"
     script:
@@ -258,7 +208,14 @@ rule draw_neuron_cards:
         ),
         pictures=expand(RESULTS / "probe/{shard}.parquet", shard=SHARDS),
     output:
-        directory(RESULTS / "dissect/{model}/cards"),
+        shown(
+            directory(RESULTS / "dissect/{model}/cards"),
+            "cards",
+            "3 Neurons",
+            "Cards",
+            {"Model": "{model}", "Layer": "{layer}", "Page": "{page}"},
+            patterns=["{layer}-{page}.png"],
+        ),
     log:
         LOGS / "draw_neuron_cards-{model}.log",
     benchmark:
@@ -285,13 +242,22 @@ rule compare_models:
         concepts=rules.embed_concepts.output.concepts if DISSECTED else [],
         class_names=rules.embed_concepts.output.class_names if DISSECTED else [],
         published=published_files(),
-        categories=STUDY["comparison"]["categories"] or [],
+        categories=category_files(),
     output:
-        by_model=expand(RESULTS / "dissect/{model}/descriptions.csv", model=DISSECTED),
+        by_model=[
+            shown(
+                RESULTS / f"dissect/{name}/descriptions.csv",
+                "descriptions",
+                "3 Neurons",
+                "Descriptions as CLIP-Dissect writes them",
+                {"Model": name},
+            )
+            for name in DISSECTED
+        ],
         neurons=RESULTS / "tables/neurons.parquet",
-        descriptions=RESULTS / "tables/neurons.csv",
         concepts=RESULTS / "tables/concepts.parquet",
         comparison=RESULTS / "tables/comparison.parquet",
+        sheets=sheets("neurons", "concepts", "comparison"),
     log:
         LOGS / "compare_models.log",
     benchmark:

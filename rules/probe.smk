@@ -19,6 +19,7 @@ rule select_wrong:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("select_wrong.py"),
         model=model_spec(WRONG["model"]) if WRONG else None,
@@ -33,23 +34,11 @@ rule select_wrong:
         "../workflow/scripts/select_wrong.py"
 
 
-def gathering(name):
-    """What gathering depends on beside the lists of files: of rendered pictures all that they are
-    made from, of files nothing, so that the seed does not concern them."""
-    rendered = [source["world"] for source in STUDY[name] if "world" in source]
-    drawn = name == "pictures" and WRONG
-    return {
-        "world": ordered(rendered),
-        "seed": SEED if rendered else None,
-        "size": WORLD["size"] if rendered else None,
-        "batches": len(LISTS[name]) if rendered or drawn else None,
-    }
-
-
 rule gather_pictures:
     input:
         check=checked(),
         index=lambda wildcards: LISTS["pictures"][int(wildcards.batch)],
+        others=lambda wildcards: other_lists("pictures", int(wildcards.batch)),
         wrong=rules.select_wrong.output.pictures if WRONG else [],
     output:
         RESULTS / "pictures/{batch}.parquet",
@@ -67,6 +56,7 @@ rule gather_pictures:
     params:
         code=code("gather_pictures.py"),
         kind="study",
+        on_bad=STUDY["on_bad_picture"],
         settings=gathering("pictures"),
         # Of what the list said when this run began, whatever it says when the job reads it.
         listed=lambda wildcards: LISTED["pictures"].get(int(wildcards.batch)),
@@ -80,6 +70,7 @@ rule gather_probe:
     input:
         check=checked(),
         index=lambda wildcards: LISTS["probe"][int(wildcards.batch)],
+        others=lambda wildcards: other_lists("probe", int(wildcards.batch)),
     output:
         RESULTS / "probe/{batch}.parquet",
     log:
@@ -95,6 +86,7 @@ rule gather_probe:
     params:
         code=code("gather_pictures.py"),
         kind="probe",
+        on_bad=STUDY["on_bad_picture"],
         settings=gathering("probe"),
         # Of what the list said when this run began, whatever it says when the job reads it.
         listed=lambda wildcards: LISTED["probe"].get(int(wildcards.batch)),

@@ -1,4 +1,30 @@
-# Last act: the page that tells the whole story.
+# Last act: the page that tells the whole story, and the same on paper.
+
+
+rule draw_thumbnails:
+    input:
+        unpack(explanations),
+        views=rules.predict.output.views,
+        given=given_params(),
+    output:
+        RESULTS / "explain/{model}/thumbnails-{batch}.parquet",
+    log:
+        LOGS / "draw_thumbnails-{model}-{batch}.log",
+    benchmark:
+        TIMES / "draw_thumbnails-{model}-{batch}.tsv"
+    conda:
+        "../envs/explain.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(2000),
+        runtime=growing(30),
+    params:
+        code=code("draw_thumbnails.py"),
+        num_features=STUDY["lime"]["num_features"],
+    message:
+        "Draw batch {wildcards.batch} of {wildcards.model} for the gallery"
+    script:
+        "../workflow/scripts/draw_thumbnails.py"
 
 
 # No inputs: where the workflow lies, and when it came there, says nothing.
@@ -13,7 +39,15 @@ rule write_report:
     input:
         unpack(report_parts),
     output:
-        RESULTS / "report.html",
+        # Pictures that are too many to stand in the page lie beside it.
+        **({"pictures": directory(RESULTS / "report_pictures")} if BESIDE else {}),
+        page=shown(
+            RESULTS / "report.html",
+            "page",
+            "1 Report",
+            "Page",
+            {"Page": "The whole story"},
+        ),
     log:
         LOGS / "write_report.log",
     benchmark:
@@ -26,8 +60,40 @@ rule write_report:
         runtime=growing(30),
     params:
         code=code("write_report.py", TEMPLATES),
-        study=ordered(STUDY),
+        study=ordered({key: STUDY[key] for key in STUDY if key not in HOW}),
+        registered=described_extensions(),
+        tables=final_tables(),
+        times=TIMES,
+        printed=PRINTED,
+        # Of these the page says no more than what the thumbnails show.
+        unread=["layer_map", "heatmap", "segment_map"],
     message:
         "Write the report"
     script:
         "../workflow/scripts/write_report.py"
+
+
+rule print_report:
+    input:
+        page=rules.write_report.output.page,
+        pictures=rules.write_report.output.get("pictures", []),
+        template=Path(workflow.basedir) / "workflow/report/report.typ",
+    output:
+        RESULTS / "report.pdf",
+    log:
+        LOGS / "print_report.log",
+    benchmark:
+        TIMES / "print_report.tsv"
+    conda:
+        "../envs/explain.yaml"
+    threads: 1
+    resources:
+        mem_mb=growing(4000),
+        runtime=growing(30),
+    params:
+        code=code("print_report.py"),
+        pictures=STUDY["report"]["printed_pictures"],
+    message:
+        "Print the report"
+    script:
+        "../workflow/scripts/print_report.py"

@@ -592,7 +592,7 @@ def test_a_mirror_has_the_files_by_name(fetch):
 
 
 def study(path="studies/imagenet-vs-places.yaml"):
-    return assets.read_study([REPOSITORY / path])
+    return configuration.read_study([REPOSITORY / path])
 
 
 def test_the_original_study_needs_sixteen_files():

@@ -1,11 +1,12 @@
 """Counts and comparisons by known answers."""
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from consilience import world
+from consilience import configuration, descriptions, world
 from consilience.comparison import (
     compare_models,
     compare_outputs,
@@ -320,7 +321,7 @@ def test_intervals_are_percentiles_of_the_comparison_on_each_resample():
         assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high)), key
         assert low < high
         checked += 1
-    assert checked == 2 * 7 + 7
+    assert checked == 2 * 7 + 7 + 2  # two categories differ
 
 
 def test_models_are_paired_resample_by_resample():
@@ -370,10 +371,33 @@ def test_categories_of_words():
     assert found["l", "a", None, "share_uncategorised"]["value"] == 0.25
     none = found["l", "m", None, "share_category", "made"]
     assert (none["value"], none["reason"]) == (None, "no labelled neuron")
+    assert found["l", "a", "m", "category_difference", "made"]["reason"]
     assert not any("categor" in key[3] for key in compared(rows))
 
 
+def test_models_differ_by_category_and_kinds_stand_beside():
+    rows = neurons(["ball", "box", "tree", "sea"], model="a") + neurons(["tree", "sea"], model="b")
+    categories = {"ball": "made", "box": "made", "tree": "natural", "sea": "natural"}
+    kinds = {"ball": "object", "box": "object", "tree": "object", "sea": "scene"}
+    found = compared(rows, categories=categories, kinds=kinds)
+    values = {key: row["value"] for key, row in found.items()}
+    assert values["l", "a", "b", "category_difference", "made"] == 0.5
+    assert values["l", "a", "b", "category_difference", "natural"] == -0.5
+    assert values["l", "a", None, "share_kind", "object"] == 0.75
+    assert values["l", "b", None, "share_kind", "scene"] == 0.5
+    assert values["l", "a", None, "share_category", "made"] == 0.5
+    assert ("l", "a", None, "share_kind", "object") not in compared(rows, categories=categories)
+
+
 def test_every_word_of_the_world_has_a_category():
+    path = configuration.find_categories("natural-man-made")
+    listed = descriptions.read_categories(path)
+    assert set(world.concepts()) <= set(listed)
+    assert set(listed.values()) == {"natural", "man-made", "neither"}
+    assert all(listed[word] == "neither" for word in world.COLOURS)
+    assert (listed["brick"], listed["moon"], listed["dog"]) == ("man-made", "natural", "natural")
+    assert configuration.find_categories("mine.csv") == Path("mine.csv")
+    assert configuration.find_categories("../categories/natural-man-made") != path
     kinds = world.categories()
     assert tuple(kinds) == world.concepts()
     assert set(kinds.values()) == {"object", "scene", "colour", "absent"}

@@ -298,3 +298,22 @@ def test_numbers_are_as_exact_as_a_screen():
     assert (
         figures._shorten("translate(12.345 6.7) rotate(-40)") == "translate(12.35 6.7) rotate(-40)"
     )
+
+
+def test_very_many_points_are_one_shape_with_all_their_data():
+    def draw(count):
+        points = [(f"picture {i}", i / count) for i in range(count)]
+        series = [Series("one", [Group("all", points, mean=0.5, low=0.4, high=0.6)])]
+        return ET.fromstring(figures.plot_levels(series, "many", "Many", "", (0, 1)))
+
+    few, many = draw(figures.MANY_POINTS), draw(figures.MANY_POINTS + 1)
+    marks = [len(list(one.iter(f"{SVG}title"))) for one in (few, many)]
+    assert marks == [figures.MANY_POINTS, 0]
+    (path,) = [e for e in many.iter() if e.get("stroke-linecap") == "round"]
+    spots = re.findall(r"M([\d.]+) ([\d.]+)h0", path.get("d"))
+    assert len(spots) == figures.MANY_POINTS + 1
+    uses = [e for e in few.iter(f"{SVG}use") if len(e)]
+    ends = [(float(uses[i].get("x")), float(uses[i].get("y"))) for i in (0, -1)]
+    for spot, end in zip((spots[0], spots[-1]), ends, strict=True):
+        assert [float(x) for x in spot] == pytest.approx(end, abs=0.5)
+    assert many.get("data-csv").count(",picture ") == figures.MANY_POINTS + 1

@@ -1,5 +1,6 @@
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import yaml
 
 from consilience import index, tables, world
 from consilience.errors import ConsilienceError
-from consilience.images import encode_png
+from consilience.images import describe_files, encode_png
 
 PATTERNS = ["*.jpg", "*.png"]
 
@@ -32,14 +33,10 @@ def states(lists):
 
 
 def test_pictures_are_found_below_the_folder(photographs):
-    assert index.list_pictures(photographs, PATTERNS) == [
-        "a.jpg",
-        "b.PNG",
-        "inner/c.jpg",
-        "inner/d.jpg",
-    ]
-    assert index.list_pictures(photographs, ["inner/*"]) == ["inner/c.jpg", "inner/d.jpg"]
-    assert index.list_pictures(photographs, ["c.*"]) == ["inner/c.jpg"]
+    expected = ["a.jpg", "b.PNG", "inner/c.jpg", "inner/d.jpg"]
+    assert index.list_pictures(photographs, PATTERNS) == (expected, {})
+    assert index.list_pictures(photographs, ["inner/*"]) == (["inner/c.jpg", "inner/d.jpg"], {})
+    assert index.list_pictures(photographs, ["c.*"]) == (["inner/c.jpg"], {})
 
 
 def test_every_picture_is_in_one_batch(photographs, tmp_path):
@@ -107,10 +104,16 @@ def test_labels_reach_their_pictures(photographs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name,class\na.jpg,x\n", "has no column label"),
+        ("name,class\na.jpg,x\n", "there is no column 'label'"),
         ("name,label\nz.jpg,x\n", "'z.jpg' is not in"),
         ("name,label\na.jpg,x\na.jpg,y\n", "'a.jpg' is labelled twice"),
-        ("", "has no column label or name"),
+        ("", "there is no column 'name' or 'label'"),
+        ("name,label\n", "has no rows"),
+        ("name,label\na.jpg\n", "line 2: 1 values for 2 columns"),
+        ("name,label\n,x\n", "line 2: the name is empty"),
+        ("name,label\na.jpg, \n", "line 2: the label is empty"),
+        ("name,label\nA.JPG,x\n", "'A.JPG' is not in .*; name it as its path"),
+        ("name,label\nc.jpg,x\n", "'c.jpg' is not in .*; did you mean 'a.jpg'"),
     ],
 )
 def test_wrong_labels_are_named(photographs, tmp_path, text, said):
@@ -126,6 +129,38 @@ def test_an_empty_folder_and_a_name_in_two_folders_are_errors(photographs, tmp_p
         index.write_index([source(tmp_path / "empty")], 1, tmp_path / "index")
     with pytest.raises(ConsilienceError, match=r"'a.jpg' is also in another folder"):
         index.write_index([source(photographs), source(photographs)], 1, tmp_path / "index")
+
+
+def test_a_batch_without_a_picture_of_use_looks_at_the_others(photographs, tmp_path):
+    lists = index.write_index([source(photographs)], 3, tmp_path / "index")
+    rows = [describe_files(index.read_index(path)) for path in lists]
+    assert all(row["error"] for own in rows for row in own)  # none of them is a picture
+    mine = next(batch for batch in range(3) if rows[batch])
+    others = [path for batch, path in enumerate(lists) if batch != mine]
+    with pytest.raises(
+        ConsilienceError, match=r"none of the 4 pictures .* the first: .*\.(jpg|PNG)"
+    ):
+        index.check_usable(rows[mine], others)
+    index.check_usable([], others)
+    index.check_usable([{"name": "x", "error": None}], others)
+    # One good picture, in another batch, is enough.
+    name = next(name for name in map("{}.png".format, range(99)) if index.batch_of(name, 3) != mine)
+    (photographs / name).write_bytes(encode_png(np.zeros((2, 2), np.uint8)))
+    index.write_index([source(photographs)], 3, tmp_path / "index")
+    index.check_usable(rows[mine], others)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_label_may_spell_a_name_in_either_form(form, photographs, tmp_path):
+    """macOS takes letters and accents apart in names of files; editors do not."""
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (photographs / unicodedata.normalize(form, "é.jpg")).write_bytes(b"e")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"name,label\n{unicodedata.normalize(other, 'é.jpg')},goldfish\n")
+    sources = [source(photographs, labels=str(labels))]
+    (only,) = index.write_index(sources, 1, tmp_path / "index")
+    found = {entry["name"]: entry["label"] for entry in index.read_index(only)}
+    assert found[unicodedata.normalize(form, "é.jpg")] == "goldfish"
 
 
 @pytest.fixture

@@ -8,13 +8,17 @@ import re
 import shutil
 import time
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from urllib.parse import quote
 
 import pytest
 
 from consilience import report
-from test_report import NASTY, Page, draw_nothing, make_content, targets_of
+from consilience.report_explanations import name_file
+from test_report import NASTY, Page, make_content, targets_of
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
@@ -60,7 +64,15 @@ def browser(tmp_path_factory, downloads):
 def rename(content, old, new):
     """The content with a picture's name exchanged in every table."""
     keys = ("name", "picture")
-    tables = ("pictures", "predictions", "views", "heatmaps", "lime", "agreement", "localization")
+    tables = (
+        "pictures",
+        "predictions",
+        "heatmaps",
+        "lime",
+        "thumbnails",
+        "agreement",
+        "localization",
+    )
     tables += ("effects", "faithfulness", "sanity")
     return replace(
         content,
@@ -82,7 +94,7 @@ def content():
 @pytest.fixture(scope="module")
 def address(content, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(report.render_report(content, draw_nothing), encoding="utf-8")
+    path.write_text(report.render_report(content), encoding="utf-8")
     return path.as_uri()
 
 
@@ -161,7 +173,7 @@ def test_page_opens_with_its_controls_and_without_errors(page, content, address)
 
 def test_page_is_whole_without_its_script(content):
     """Controls are hidden in the page itself; nothing else is."""
-    html = report.render_report(content, draw_nothing)
+    html = report.render_report(content)
     parsed = Page(html)
     hidden = [a for _, a in parsed.elements if "hidden" in a]
     assert [a["class"] for a in hidden] == ["tools"]
@@ -284,23 +296,36 @@ def opacities(browser):
     )
 
 
+def greyness(browser):
+    return browser.execute_script("return document.querySelector('.stage img').style.filter")
+
+
 def test_explanations_lie_over_the_same_picture(page):
     card = find(page, ".card")
     sources = [one.get_attribute("src") for one in card.find_elements("css selector", "img")]
     card.find_element("css selector", ".tool").click()
     assert find(page, "#compare").is_displayed()
     images = find_all(page, ".stage img")
-    assert [one.get_attribute("src") for one in images] == sources
+    heats = [one.get_attribute("data-heat") for one in card.find_elements("css selector", "img")]
+    assert [bool(heat) for heat in heats] == [False, True, True, True, False, False]
+    # Of a heatmap the colours alone lie over the picture, else what is drawn on it.
+    laid = [heat or source for heat, source in zip(heats, sources, strict=True)]
+    assert [one.get_attribute("src") for one in images] == laid
     assert len({(one.rect["width"], one.rect["height"]) for one in images}) == 1
     assert len({(one.rect["x"], one.rect["y"]) for one in images}) == 1
-    assert opacities(page) == [1, 0, 0, 0, 0]
+    assert opacities(page) == [0.55, 0, 0, 0, 0]
     assert find(page, "[data-shown]").text == "Shown: Grad-CAM"
-    # The slider moves by keyboard, and the picture comes through.
+    # The slider moves by keyboard, from the picture alone to the heatmap alone.
     slider = find(page, "[name=opacity]")
+    slider.send_keys(Keys.END)
+    assert opacities(page) == [1, 0, 0, 0, 0]
+    assert greyness(page) == "grayscale(1)"
     slider.send_keys(Keys.HOME)
     assert opacities(page) == [0, 0, 0, 0, 0]
+    assert greyness(page) == "grayscale(0)"
     slider.send_keys(Keys.ARROW_RIGHT * 40)
     assert opacities(page) == [0.4, 0, 0, 0, 0]
+    assert greyness(page) == "grayscale(0.8)"
     assert find(page, "#compare output").text == "40 %"
     # Flipped by keyboard, to what is chosen.
     set_value(page, "[name=second]", "3")
@@ -310,7 +335,8 @@ def test_explanations_lie_over_the_same_picture(page):
     assert opacities(page) == [0.4, 0, 0, 0, 0]
     assert flip.get_attribute("aria-pressed") == "false"
     flip.send_keys(Keys.ENTER)
-    assert opacities(page) == [0, 0, 0, 0.4, 0]
+    assert opacities(page) == [0, 0, 0, 0.8, 0]  # outlines are there in full from 50 %
+    assert greyness(page) == "none"
     assert flip.get_attribute("aria-pressed") == "true"
     # The next picture keeps the two methods; back again by the other button.
     title = find(page, "#compare h3").text
@@ -344,7 +370,7 @@ def test_a_mouse_on_the_picture_shows_the_second(page):
 
 def test_every_target_of_a_picture_can_be_compared(browser, tmp_path):
     path = tmp_path / "two.html"
-    path.write_text(report.render_report(targets_of(make_content(1)), draw_nothing), "utf-8")
+    path.write_text(report.render_report(targets_of(make_content(1))), "utf-8")
     visit(browser, path.as_uri())
     find(browser, ".card .tool").click()
     options = [one.text for one in find_all(browser, "[name=first] option")]
@@ -548,7 +574,7 @@ def nasty_page(content):
 def test_names_never_become_markup(browser, tmp_path):
     content = nasty_page(make_content())
     path = tmp_path / "nasty.html"
-    path.write_text(report.render_report(content, draw_nothing), encoding="utf-8")
+    path.write_text(report.render_report(content), encoding="utf-8")
     visit(browser, path.as_uri())
     count = len(find_all(browser, "img"))
     set_value(browser, ".tools [name=class]", NASTY)
@@ -585,6 +611,95 @@ def test_csv_quotes_what_needs_it(page):
     rows = list(csv.reader(io.StringIO(download_text(page, table)), strict=True))
     assert [row[0] for row in rows[1 : len(texts) + 1]] == [text.strip() for text in texts]
     assert len({len(row) for row in rows}) == 1
+
+
+# ---- Pictures beside the page
+
+
+@pytest.fixture(scope="module")
+def beside(tmp_path_factory):
+    """A page whose pictures lie beside it, one with a nasty name, in a folder with another."""
+    content = make_content(4, (0, 1, 2, 3, 4))
+    names = ("agreement_summary", "localization_summary", "faithfulness_summary", "faithfulness")
+    content = replace(content, **dict.fromkeys((*names, "sanity_summary", "neurons"), ()))
+    folder = tmp_path_factory.mktemp("be side#&%41")
+    changed = rename(content, content.pictures[-1]["name"], NASTY)
+    report.write_report(changed, folder / "report.html", folder / "report_pictures")
+    return changed, folder
+
+
+@pytest.fixture(scope="module", params=["file", "http"])
+def lazy(request, beside):
+    """Its address: as a file, and from a server."""
+    if request.param == "file":
+        yield (beside[1] / "report.html").as_uri()
+        return
+    handler = partial(QuietHandler, directory=beside[1])
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/report.html"
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return found
+
+
+def test_pictures_load_as_they_come_into_sight(browser, beside, lazy):
+    content, folder = beside
+    visit(browser, lazy)
+    pictures = find_all(browser, "#gallery img")
+    assert len(pictures) == 6 * len(content.predictions) - 1  # one map is zero
+    base = lazy.removesuffix("report.html") + "report_pictures/"
+    asked = [url for url in requested(browser) if not url.startswith(("data:", "about:"))]
+    assert asked[0] == lazy
+    early = [url for url in asked[1:] if url.startswith(base)]
+    assert len(early) < len(pictures) / 2
+    assert "keep that folder with the page" in find(browser, "#gallery").text
+    # The filters know all of them, loaded or not; a link leads to the last.
+    set_value(browser, ".tools [name=clutter]", "4")
+    assert len(shown(browser)) == 4
+    set_value(browser, ".tools [name=sort]", "disagreement")
+    assert len(shown(browser)) == 4
+    find(browser, "[data-reset]").click()
+    set_value(browser, ".tools [name=name]", NASTY)
+    assert [name for _, name in shown(browser)] == [NASTY]
+    card = find(browser, ".card:not([hidden])")
+    visit(browser, f"{lazy}#{card.get_attribute('id')}")
+    loaded = (
+        "return [...document.querySelectorAll(arguments[0])].filter(i => i.complete)"
+        ".map(i => i.naturalWidth)"
+    )
+    target = ".card:target img"
+    assert wait_for(lambda: browser.execute_script(loaded, target) == [96] * 5)
+    find(browser, ".card:target .tool").click()
+    assert wait_for(lambda: browser.execute_script(loaded, ".stage img") == [96] * 5)
+    # No error, nothing refused, and no request but for the page and its own pictures.
+    assert browser.get_log("browser") == []
+    for url in requested(browser):
+        if not url.startswith(("data:", "about:")) and url.partition("#")[0] != lazy:
+            assert url.startswith(base), url
+            assert (folder / "report_pictures" / url.removeprefix(base)).is_file()
+
+
+def test_files_beside_the_page_have_plain_names(beside):
+    content, folder = beside
+    files = [path.name for path in (folder / "report_pictures").iterdir()]
+    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.webp", name) for name in files)
+    maps = sum(row["heat"] is not None for row in content.thumbnails)
+    assert len(files) == maps + sum(row["image"] is not None for row in content.thumbnails)
+    names = ["../../x", ".hidden", "", "a" * 300, "a\0b", "a/b", "a-b", NASTY, "ä", "ae"]
+    found = [name_file("..", name, 0) for name in names] + [name_file("m", names[0], 0)]
+    assert len(set(found)) == len(found)
+    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", name) for name in found)
 
 
 # ---- For everyone
@@ -660,6 +775,6 @@ def test_everything_is_reached_by_keyboard(page):
 
 
 def test_forty_pictures_stay_small():
-    html = report.render_report(make_content(8, (0, 1, 2, 3, 4)), draw_nothing)
+    html = report.render_report(make_content(8, (0, 1, 2, 3, 4)))
     assert html.count('<article class="card"') == 40
     assert len(html.encode()) < 3e6

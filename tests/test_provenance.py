@@ -1,8 +1,10 @@
+import hashlib
 import os
 import sys
 
 import pytest
 
+import consilience
 from conftest import REPOSITORY
 from consilience import provenance
 
@@ -137,6 +139,7 @@ def test_a_file_is_hashed(tmp_path):
 
 def test_a_report_names_the_versions_its_results_rest_on():
     versions = provenance.reported_versions()
+    assert versions["consilience"] == consilience.__version__
     assert {"python", "torch", "grad-cam", "lime", "pillow"} <= set(versions)
 
 
@@ -182,3 +185,31 @@ def test_an_installed_module_counts_by_its_version(nets, monkeypatch):
     monkeypatch.setattr(provenance, "package_version", lambda name: f"{name} 99")
     after = [provenance.digest_module(name, nets) for name in names]
     assert all(one != two for one, two in zip(before, after, strict=True))
+
+
+def test_times_are_added_up_by_kind_of_step(tmp_path):
+    head = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
+
+    def write(name, seconds, memory, cpu):
+        row = [seconds, "0:00:01", memory, *"123", 0, 0, 50, cpu]
+        (tmp_path / f"{name}.tsv").write_text(head + "\t".join(map(str, row)) + "\n")
+
+    write("explain_cam-object-net-grad-cam-0", 2.5, 100.0, 2.0)
+    write("explain_cam-object-net-lime-1", 3.5, 300.0, "NA")
+    write("check", 0.1, "-", "-")
+    write("write_report", 99, 99, 99)
+    (tmp_path / "broken.tsv").write_text("nothing\n")
+    (tmp_path / "bytes.tsv").write_bytes(b"\xff\xfe")
+    assert provenance.read_times(tmp_path) == [
+        {"step": "explain cam", "jobs": 2, "seconds": 6.0, "cpu_seconds": 2.0, "memory_mb": 300.0},
+        {"step": "check", "jobs": 1, "seconds": 0.1, "cpu_seconds": None, "memory_mb": None},
+    ]
+    assert provenance.read_times(tmp_path / "nowhere") == []
+
+
+def test_pictures_have_one_hash_whatever_their_order():
+    rows = [{"name": "b.png", "sha256": "0" * 64}, {"name": "a.png", "sha256": "1" * 64}]
+    listed = f"{'1' * 64}  a.png\n{'0' * 64}  b.png\n"
+    expected = hashlib.sha256(listed.encode()).hexdigest()
+    assert provenance.hash_pictures(rows) == provenance.hash_pictures(rows[::-1]) == expected
+    assert provenance.hash_pictures(rows[:1]) != expected

@@ -17,9 +17,11 @@ from consilience import (
     report,
     report_base,
     report_evidence,
+    report_method,
     report_models,
     report_verdicts,
     tables,
+    thumbnails,
     world,
 )
 from consilience.errors import ConsilienceError
@@ -57,7 +59,7 @@ STUDY = {
 }
 
 
-def draw_nothing(view, segment_map, weights, num_features):
+def draw_nothing(view, segment_map, weights):
     return view
 
 
@@ -462,9 +464,11 @@ def make_content(bases=2, levels=(0, 2, 4), seed=0, explained=("object-net",), n
         concepts=checked(comparison.count_concepts(labelled), tables.CONCEPTS),
         comparison=checked(comparison.compare_models(labelled), tables.COMPARISON),
         predictions=checked(predictions, tables.PREDICTIONS),
-        views=checked(views, tables.VIEWS),
         heatmaps=checked(heatmaps, tables.HEATMAPS),
         lime=checked(lime, tables.LIME),
+        thumbnails=checked(
+            thumbnails.draw_thumbnails(views, heatmaps, lime, draw_nothing), tables.THUMBNAILS
+        ),
         agreement=agreed,
         agreement_summary=agreed_summary,
         localization=located,
@@ -527,7 +531,7 @@ def content():
 
 @pytest.fixture(scope="module")
 def html(content):
-    return report.render_report(content, draw_nothing)
+    return report.render_report(content)
 
 
 @pytest.fixture(scope="module")
@@ -657,6 +661,9 @@ def test_every_figure_says_what_it_shows(html):
     assert all(re.search(r"\d\.\d\d|no value", label) for label in charts)
 
 
+DIVIDED = ("share_category", "share_kind", "category_difference")
+
+
 def test_comparison_is_shown_with_its_intervals(content):
     """Diversity, overlap and categories; each with the interval that the table has."""
     rng = np.random.default_rng(0)
@@ -668,9 +675,10 @@ def test_comparison_is_shown_with_its_intervals(content):
     ]
     standing = [row | {"stands": row["unit"] % 2 == 0} for row in content.neurons]
     kinds = world.categories() | {"zebra": "absent"}
-    compared = comparison.compare_models(standing, 50, resampled, words, kinds, {"zebra"})
+    natural = {"ball": "man-made", "water": "natural", "zebra": "natural", "red": "neither"}
+    compared = comparison.compare_models(standing, 50, resampled, words, natural, {"zebra"}, kinds)
     compared = tables.make_table(compared, tables.COMPARISON).to_pylist()
-    html = report.render_report(replace(content, comparison=compared), draw_nothing)
+    html = report.render_report(replace(content, comparison=compared))
     page = Page(html)
     for row in compared:
         metric, ends = row["metric"], (row["low"], row["high"])
@@ -678,7 +686,7 @@ def test_comparison_is_shown_with_its_intervals(content):
             interval = [report.format_fixed(end, 1) for end in ends]
         elif metric in ("jaccard", "rarefied_difference"):
             interval = [report.format_fixed(end) for end in ends]
-        elif metric in (*report_models.COMPARISON_MEASURES, "share_category", "share_absent"):
+        elif metric in (*report_models.COMPARISON_MEASURES, *DIVIDED, "share_absent"):
             interval = [report.format_percent(end) for end in ends]
             interval[0] = interval[0].removesuffix("\N{NO-BREAK SPACE}%")
         elif metric == "share_standing":
@@ -689,7 +697,19 @@ def test_comparison_is_shown_with_its_intervals(content):
         assert interval is None or f"<small>{' to '.join(interval)}</small>" in html, row
     assert "over resamples of the probe pictures" in page.text["neurons"]
     assert '<th scope="col" class="n">colour</th>' in html
-    assert "uncategorised" not in page.text["neurons"]
+    assert "uncategorised" in page.text["neurons"]  # the box and the brick
+    assert "Man-made against natural" in page.text["neurons"]
+    assert "Neurons by kind of their word" in page.text["neurons"]
+    (row,) = only(compared, metric="category_difference", layer="fc", category="natural")
+    low, high = (report.format_fixed(100 * row[end], 1) for end in ("low", "high"))
+    points = f"{report.format_fixed(100 * row['value'], 1)} points, 95 % interval {low} to {high}"
+    assert points in page.text["neurons"]
+    sides = only(compared, metric="share_category", layer="fc", category="natural")
+    shares = [report.format_percent(row["value"]) for row in sides]
+    assert (
+        f"{shares[0]} of object-net’s have a natural word and {shares[1]} of scene-net’s ({points})"
+        in page.text["neurons"]
+    )
 
 
 def test_published_descriptions_are_taken_as_given(content):
@@ -746,7 +766,7 @@ def test_names_are_escaped(content):
             row | {"predicted_class": NASTY, "target_class": NASTY, "correct": False}
             for row in rename(content.predictions)
         ],
-        views=rename(content.views),
+        thumbnails=rename(content.thumbnails),
         heatmaps=rename(content.heatmaps),
         lime=rename(content.lime),
         agreement=rename(content.agreement),
@@ -754,7 +774,7 @@ def test_names_are_escaped(content):
         faithfulness=rename(content.faithfulness),
         hashes={NASTY: NASTY},
     )
-    html = report.render_report(nasty, draw_nothing)
+    html = report.render_report(nasty)
     page = Page(html)
     assert "<img src=x" not in html
     assert not any("onerror" in attributes for _, attributes in page.elements)
@@ -780,7 +800,7 @@ def test_cards_say_what_they_are_filtered_by(content, page):
         assert card["agreement"] == agreed["value"]
         assert card["methods"] == sorted((*METHODS, "lime"))
     renamed = [row | {"label_class": NASTY, "correct": None} for row in content.predictions]
-    nasty = Page(report.render_report(replace(content, predictions=renamed), draw_nothing))
+    nasty = Page(report.render_report(replace(content, predictions=renamed)))
     cards = [json.loads(a["data-card"]) for _, a in nasty.elements if "data-card" in a]
     assert all(NASTY in card["classes"] and card["correct"] == "unknown" for card in cards)
     # What all have in common is no filter.
@@ -823,7 +843,7 @@ def test_acts_that_are_off_leave_nothing_behind(content):
         study=STUDY | {"acts": off, "world": None},
         pictures=[row | {"clutter": None, "base": None} for row in content.pictures],
         predictions=content.predictions,
-        views=[row | {"mask_visible": None, "mask_whole": None} for row in content.views],
+        thumbnails=[row for row in content.thumbnails if row["shows"] != "mask"],
         heatmaps=content.heatmaps,
     )
     html = report.render_report(bare)  # without LIME nothing needs to be outlined
@@ -834,6 +854,16 @@ def test_acts_that_are_off_leave_nothing_behind(content):
     said = page.text["answer"]
     assert "Switched off" in said
     assert "the dissection of neurons, LIME, the comparison of explanations" in said
+
+
+def test_what_users_registered_is_described(content):
+    entry = {"kind": "agreement", "name": "mine", "path": "my_file.py", "about": "How it reads."}
+    html = part(content, registered=[entry, entry | {"name": NASTY, "about": NASTY}])
+    said = Page(html).text["method"]
+    assert "mine measure of agreement of my_file.py" in " ".join(said.split())
+    assert "How it reads." in said
+    assert NASTY in said
+    assert "<img src=x" not in html
 
 
 def test_page_of_nothing_is_a_page():
@@ -860,7 +890,7 @@ def test_photographs_without_clutter(content):
         effects=(),
         faithfulness_summary=without_clutter(content.faithfulness_summary),
     )
-    page = Page(report.render_report(photographs, draw_nothing))
+    page = Page(report.render_report(photographs))
     assert {"agreement", "gallery"} <= set(page.ids())
     assert not {"world", "truth"} & set(page.ids())
     assert "clutter" not in page.text["answer"]
@@ -887,48 +917,24 @@ def test_picture_that_did_not_decode_is_named(content):
 
 def test_two_explained_models_have_anchors_of_their_own():
     both = make_content(bases=1, levels=(0,), explained=("object-net", "scene-net"))
-    page = Page(report.render_report(both, draw_nothing))
+    page = Page(report.render_report(both))
     name = report.slug(both.pictures[0]["name"])
     assert {name, f"{name}-scene-net"} <= set(page.ids())
     assert "everything but the object" in page.text["truth"]
 
 
 def test_explanation_without_view_is_refused(content):
+    fewer = [row for row in content.thumbnails if row["shows"] != "picture"]
     with pytest.raises(ConsilienceError, match="has no view"):
-        report.render_report(replace(content, views=content.views[1:]), draw_nothing)
+        report.render_report(replace(content, thumbnails=fewer))
+    fewer = [row for row in content.thumbnails if row["shows"] != "lime"]
+    with pytest.raises(ConsilienceError, match="nothing is drawn of lime"):
+        report.render_report(replace(content, thumbnails=fewer))
 
 
 def test_same_content_same_bytes(content, html, tmp_path):
-    report.write_report(content, tmp_path / "report.html", draw_nothing)
+    report.write_report(content, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == html
-
-
-def test_outline_gets_what_lime_found(content):
-    seen = []
-
-    def outline(view, segment_map, weights, num_features):
-        seen.append((view.shape, segment_map.shape, len(weights), num_features))
-        return view
-
-    few = replace(content, agreement_summary=(), localization_summary=(), neurons=())
-    report.render_report(few, outline)
-    assert seen == [((96, 96, 3), (96, 96), 36, 3)] * len(content.lime)
-
-
-def test_superpixels_are_drawn_as_explain_params_say(content):
-    seen = []
-
-    def outline(view, segment_map, weights, num_features, **shown):
-        seen.append((num_features, shown))
-        return view
-
-    model, name = content.lime[0]["model"], content.lime[0]["picture"]
-    entry = {"outline_num_features": 7, "hide_rest": True, "num_samples": 100}
-    few = replace(content, agreement_summary=(), localization_summary=(), neurons=())
-    report.render_report(replace(few, explain_params={model: {name: entry}}), outline)
-    assert sorted(seen, key=str) == sorted(
-        [(7, {"hide_rest": True})] + [(3, {})] * (len(content.lime) - 1), key=str
-    )
 
 
 @pytest.mark.parametrize(
@@ -972,7 +978,7 @@ def part(content, *names, **changes):
     """A page of a few tables only, which is quick to draw."""
     bare = report.Content(study=STUDY, pictures=content.pictures)
     kept = {name: getattr(content, name) for name in names}
-    return report.render_report(replace(bare, **kept | changes), draw_nothing)
+    return report.render_report(replace(bare, **kept | changes))
 
 
 def only(rows, **where):
@@ -1222,7 +1228,7 @@ def test_truth_shows_its_kinds_and_where_the_object_matters(content, html, page)
 
 
 def test_the_gallery_scores_against_the_mask_that_it_shows(content):
-    tables_of = ("predictions", "views", "heatmaps", "lime", "localization")
+    tables_of = ("predictions", "thumbnails", "heatmaps", "lime", "localization")
     shown = Page(part(content, *tables_of)).numbers["gallery"]
     for row in only(content.localization, metric="iou"):
         assert (row["value"] in shown) == (row["truth"] == "object")
@@ -1253,7 +1259,7 @@ def test_of_one_picture_no_sentence_is_made(content):
         row | {"n": 1, "low": None, "high": None} if row["clutter"] == 4 and row["n"] else row
         for row in content.localization_summary
     ]
-    few = Page(report.render_report(replace(content, localization_summary=alone), draw_nothing))
+    few = Page(report.render_report(replace(content, localization_summary=alone)))
     assert (
         "is only 1 picture on the most cluttered pictures (level 4) to score" in few.text["truth"]
     )
@@ -1435,6 +1441,14 @@ def targets_of(content):
         predictions=[row | {"target": "top-2"} for row in double(content.predictions)],
         heatmaps=double(content.heatmaps),
         lime=double(content.lime),
+        thumbnails=[
+            *content.thumbnails,
+            *(
+                row | {"target_index": 99}
+                for row in content.thumbnails
+                if row["target_index"] is not None
+            ),
+        ],
         agreement=double(content.agreement, value=-0.987),
         localization=double(content.localization, value=1.987),
         effects=double(content.effects, changed_logit=98765.0),
@@ -1444,7 +1458,7 @@ def targets_of(content):
 
 
 def test_every_target_of_a_picture_has_a_row_and_summaries_take_the_first(content, html):
-    page_of_two = report.render_report(targets_of(content), draw_nothing)
+    page_of_two = report.render_report(targets_of(content))
     page = Page(page_of_two)
     assert page.open == []
     count = len(content.predictions)
@@ -1512,3 +1526,64 @@ def test_pictures_drawn_for_being_hard_are_no_sample_of_the_world(content):
     drawn = [row | {"weight": 3.0} for row in content.pictures]
     assert "Sample pictures" in part(content, "accuracy")
     assert "Sample pictures" not in part(content, "accuracy", pictures=drawn)
+
+
+def test_method_says_what_was_done_and_what_it_took(content):
+    times = [
+        {"step": "explain lime", "jobs": 2, "seconds": 4000.5, "cpu_seconds": None}
+        | {"memory_mb": 812.3},
+        {"step": "predict", "jobs": 2, "seconds": 3.25, "cpu_seconds": 2.5, "memory_mb": 500.0},
+    ]
+    html = part(
+        content,
+        *("heatmaps", "lime", "predictions", "faithfulness_summary", "sanity_summary"),
+        times=times,
+        hashes={"table a.parquet": "1" * 64, "weights of m": "2" * 64},
+    )
+    page = Page(html)
+    said = page.text["method"]
+    assert {4000.5, 3.25, 2.5, 812.3, 500.0} <= set(page.numbers["method"])
+    assert "1\N{NO-BREAK SPACE}h 7\N{NO-BREAK SPACE}min of wall time" in said
+    assert "trained here to name the object" in said
+    assert "100 perturbed pictures each" in said
+    for name in ("Selvaraju", "Ribeiro", "Petsiuk", "Rong", "Adebayo", "Mölder"):
+        assert name in said
+    assert "Oikarinen" not in said  # no neuron was dissected
+    assert "Oikarinen" in Page(part(content, "neurons")).text["method"]
+    mark = report_method.take_fingerprint({"table a.parquet": "1" * 64})
+    assert f"tables {mark}" in said
+    assert report_method.take_fingerprint({"table a.parquet": "3" * 64}) != mark
+    assert report_method.take_fingerprint({"weights of m": "2" * 64}) is None
+    assert "pip install typst" in said
+    printed = Page(part(content, printed=True)).text["method"]
+    assert "report.pdf beside this page" in printed
+    assert "pip install" not in printed
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (59.4, "59 s"), (90, "2 min"), (3570, "1 h 0 min"), (7260, "2 h 1 min")],
+)
+def test_durations(seconds, said):
+    assert report_base.format_duration(seconds) == said.replace(
+        " ", "\N{NO-BREAK SPACE}", 1
+    ).replace(" min", "\N{NO-BREAK SPACE}min")
+
+
+def test_what_was_skipped_names_its_pictures(content):
+    names = [row["picture"] for row in content.predictions]
+    lost = [
+        row | {"value": None, "reason": "lost here" if row["picture"] == names[0] else "all of it"}
+        for row in content.agreement
+        if (row["metric"], row["control"]) == ("spearman", None)
+    ]
+    (row,) = re.findall(
+        r"<tr><th scope=\"row\">Spearman’s ρ</th><td>agreement</td><td>lost here</td>.*?</tr>",
+        part(content, agreement=lost, predictions=content.predictions),
+    )
+    assert f"<td>{names[0]}</td>" in row
+    assert report._shorten([str(i) for i in range(20)], 20) == "all 20"
+    assert report._shorten([str(i) for i in range(20)], 30).endswith("11 and 8 more")
+    off = content.study | {"acts": content.study["acts"] | {"sanity": False}}
+    said = Page(part(content, study=off)).text["skipped"]
+    assert "Switched off in this study: the sanity checks." in said

@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,15 @@ def test_lines_go_to_the_log(tmp_path):
         log("half way")
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[0].endswith("half way")
-    assert lines[1].endswith("done")
+    said = r"\[ +[\d.]+ s\] done: [\d.]+ s, processor [\d.]+ s; start-up before it [\d.]+ s"
+    assert re.fullmatch(said, lines[1])
+
+
+def test_a_step_whose_outputs_are_there_is_done(tmp_path):
+    with steps.logged(tmp_path / "log") as log:
+        log("there already")
+        raise steps.Finished
+    assert "] done: " in (tmp_path / "log").read_text().splitlines()[1]
 
 
 def test_the_librarys_messages_go_to_the_log(tmp_path):

@@ -173,3 +173,16 @@ def test_grouped_rows_lie_together_in_their_own_order(tmp_path):
     metadata = tables.open_table(path, tables.ACTIVATIONS).metadata
     found = [metadata.row_group(n).column(1).statistics for n in range(metadata.num_row_groups)]
     assert [(group.min, group.max) for group in found] == [("x", "x"), ("y", "y")]
+
+
+def test_rows_are_read_in_parts_and_without_columns(tmp_path):
+    rows = [{"key": str(i), "values": [float(i)]} for i in range(40)]
+    path, other = tmp_path / "a.parquet", tmp_path / "b.parquet"
+    tables.write_table(rows, path, tables.EMBEDDINGS)
+    tables.write_table(rows[:3], other, tables.EMBEDDINGS)
+    assert list(tables.iterate_rows([path, other], tables.EMBEDDINGS, part=7)) == rows + rows[:3]
+    keys = [{"key": row["key"]} for row in rows]
+    assert tables.read_rows(path, tables.EMBEDDINGS, without=["values", "no such"]) == keys
+    assert tables.read_rows([], tables.EMBEDDINGS, without=["values"]) == []
+    with pytest.raises(ConsilienceError, match="no such table"):
+        list(tables.iterate_rows(tmp_path / "c.parquet", tables.EMBEDDINGS))

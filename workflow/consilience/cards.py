@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from .files import fill_folder
 from .images import read_picture
+from .progress import track
 
 PICTURES = 5
 SIDE = 48
@@ -84,7 +85,7 @@ def draw_cards(neurons: Sequence[Mapping], thumbnails: Mapping[str, Image.Image]
     rows = sorted(neurons, key=lambda row: (row["rank"] is None, row["rank"] or 0, row["unit"]))
     head, label, small = (ImageFont.load_default(size) for size in (16, 13, 11))
     starts = range(0, len(rows), CARDS)
-    for number, start in enumerate(starts, start=1):
+    for number, start in enumerate(track(starts, "pages"), start=1):
         chosen = rows[start : start + CARDS]
         columns = min(COLUMNS, len(chosen))
         down = -(-len(chosen) // columns)

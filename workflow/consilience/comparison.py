@@ -128,6 +128,7 @@ def compare_models(
     concepts: Sequence[str] = (),
     categories: Mapping[str, str] | None = None,
     absent: Collection[str] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> list[dict]:
     """Compare what models learned, layer by layer; layers of one and the same name are compared.
 
@@ -147,6 +148,8 @@ def compare_models(
     ``share_category``, ``share_uncategorised``
         Share of its labelled neurons whose concept is of each category, or of none; only where
         categories are given.
+    ``share_kind``
+        The same of each kind; only where kinds are given.
 
     Of each two models, from the concepts that label at least one neuron:
 
@@ -163,6 +166,8 @@ def compare_models(
         variation distance.
     ``rarefied_difference``
         ``rarefied_concepts`` of ``model_a`` less that of ``model_b``.
+    ``category_difference``
+        ``share_category`` of ``model_a`` less that of ``model_b``, of each category.
     ``share_in_other``
         Share of ``model_a``'s labelled neurons whose concept labels a neuron of ``model_b`` too;
         given both ways.
@@ -183,6 +188,9 @@ def compare_models(
         Category by word; case, and underscores for spaces, make no difference.
     absent
         The concepts that occur in no picture; without them ``share_absent`` has no interval.
+    kinds
+        Kind by word, where whoever made the pictures says it: a division of the words beside that
+        by ``categories``, written as these are.
 
     Returns
     -------
@@ -198,7 +206,11 @@ def compare_models(
     resamples = _by_layer(resampled or ())
     _check_resamples(layers, resamples, len(concepts))
     models = list(dict.fromkeys(model for model, _ in layers))
-    kinds = None if categories is None else {_normal(w): kind for w, kind in categories.items()}
+    divisions = {
+        metric: {_normal(word): one for word, one in given.items()}
+        for metric, given in (("share_category", categories), ("share_kind", kinds))
+        if given is not None
+    }
     rows = []
     for layer in dict.fromkeys(layer for _, layer in layers):
         found = {model: layers[model, layer] for model in models if (model, layer) in layers}
@@ -206,9 +218,10 @@ def compare_models(
             found, {model: resamples.get((model, layer)) for model in found}, concepts
         )
         for side in sides.values():
-            rows += _describe(layer, side, absent, kinds)
+            rows += _describe(layer, side, absent, divisions)
         for a, b in combinations(models, 2):
-            rows += _compare(layer, a, b, sides.get(a), sides.get(b), top)
+            named = divisions.get("share_category", {})
+            rows += _compare(layer, a, b, sides.get(a), sides.get(b), top, named)
     return rows
 
 
@@ -504,7 +517,10 @@ def _row(layer, a, b, metric, values, reason, category=None) -> dict:
 
 
 def _describe(
-    layer: str, side: _Side, absent: Collection[str] | None, kinds: Mapping[str, str] | None
+    layer: str,
+    side: _Side,
+    absent: Collection[str] | None,
+    divisions: Mapping[str, Mapping[str, str]],
 ) -> Iterator[dict]:
     labelled = [row for row in side.rows if row["concept"] is not None]
     unlabelled = "no labelled neuron"
@@ -528,18 +544,30 @@ def _describe(
     if stands:
         standing = _mean(np.array([stands], dtype=bool))
         yield _row(layer, side.model, None, "share_standing", standing, None)
-    if kinds is not None:
-        of = [kinds.get(_normal(word)) for word in side.words]
-        for kind in dict.fromkeys(kinds.values()):
-            values = side.share(other == kind for other in of)
-            yield _row(layer, side.model, None, "share_category", values, unlabelled, kind)
-        values = side.share(kind is None for kind in of)
-        yield _row(layer, side.model, None, "share_uncategorised", values, unlabelled)
+    for metric, named in divisions.items():
+        for category in dict.fromkeys(named.values()):
+            values = side.share(_chosen(side, named, category))
+            yield _row(layer, side.model, None, metric, values, unlabelled, category)
+        if metric == "share_category":
+            values = side.share(_chosen(side, named, None))
+            yield _row(layer, side.model, None, "share_uncategorised", values, unlabelled)
+
+
+def _chosen(side: _Side, named: Mapping[str, str], category: str | None) -> Iterator[bool]:
+    """Tell of each of the side's words whether it is of a category; None is of those without."""
+    return (named.get(_normal(word)) == category for word in side.words)
 
 
 def _compare(
-    layer: str, a: str, b: str, one: _Side | None, other: _Side | None, top: int
+    layer: str,
+    a: str,
+    b: str,
+    one: _Side | None,
+    other: _Side | None,
+    top: int,
+    categories: Mapping[str, str],
 ) -> Iterator[dict]:
+    names = dict.fromkeys(categories.values())
     reason = None
     for model, side in ((a, one), (b, other)):
         if side is None:
@@ -557,6 +585,8 @@ def _compare(
         for metric in (*symmetric, "share_in_other"):
             yield _row(layer, a, b, metric, [np.nan], reason)
         yield _row(layer, b, a, "share_in_other", [np.nan], reason)
+        for name in names:
+            yield _row(layer, a, b, "category_difference", [np.nan], reason, name)
         return
     length = min(len(one.counts), len(other.counts))
     counts = [side.counts[:length] for side in (one, other)]
@@ -578,6 +608,9 @@ def _compare(
     for (x, y), share in zip(((a, b), (b, a)), shares, strict=True):
         value = np.where(labelled, np.where(both, share, 0).sum(axis=1), np.nan)
         yield _row(layer, x, y, "share_in_other", value, None)
+    for name in names:
+        x, y = (side.share(_chosen(side, categories, name))[:length] for side in (one, other))
+        yield _row(layer, a, b, "category_difference", x - y, None, name)
 
 
 def _among_top(counts: np.ndarray, size: np.ndarray) -> np.ndarray:

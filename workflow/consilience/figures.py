@@ -29,6 +29,10 @@ MARKERS = ("D", "o", "s", "^", "v", "P")
 COLORMAP = "inferno"
 """Of heatmaps: perceptually uniform, and in grey still from dark to light."""
 
+MANY_POINTS = 500
+"""Points of a series above which they are drawn as one shape: a page of tens of thousands of
+elements is slow, and nobody points at one dot of so many. Their values are in the chart's data."""
+
 _SIZE = 8  # of most type, points
 
 _INK = "#010203"  # stands for the page's text colour until the SVG is written
@@ -179,12 +183,34 @@ def overlay(view: np.ndarray, heatmap: np.ndarray, opacity: float = 0.55) -> np.
     numpy.ndarray
         uint8, shape (height, width, 3).
     """
-    height, width = view.shape[:2]
-    heat = Image.fromarray(np.nan_to_num(np.asarray(heatmap, dtype=np.float32)))
-    heat = np.asarray(heat.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
-    colours = matplotlib.colormaps[COLORMAP](heat)[..., :3]
+    colours = _colour(heatmap, *view.shape[:2])
     grey = np.asarray(Image.fromarray(view).convert("L"), dtype=np.float64)[..., None] / 255
     return ((opacity * colours + (1 - opacity) * grey) * 255).round().astype(np.uint8)
+
+
+def colour(heatmap: np.ndarray, side: int) -> np.ndarray:
+    """Draw a heatmap's colours alone, its longer side at most ``side`` pixels.
+
+    Parameters
+    ----------
+    heatmap
+        Float in [0, 1], shape (height, width).
+
+    Returns
+    -------
+    numpy.ndarray
+        uint8, shape (height', width', 3).
+    """
+    scale = min(1, side / max(heatmap.shape))
+    height, width = (max(1, round(scale * length)) for length in heatmap.shape)
+    return (_colour(heatmap, height, width) * 255).round().astype(np.uint8)
+
+
+def _colour(heatmap: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bring a heatmap to a size, smoothly, and into colour; float64 in [0, 1]."""
+    heat = Image.fromarray(np.nan_to_num(np.asarray(heatmap, dtype=np.float32)))
+    heat = np.asarray(heat.resize((width, height), Image.Resampling.BICUBIC)).clip(0, 1)
+    return matplotlib.colormaps[COLORMAP](heat)[..., :3]
 
 
 def outline_mask(view: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -581,8 +607,9 @@ def _to_svg(
             if child.get("fill") == "none" and "stroke" not in child.attrib:
                 parent.remove(child)  # the background, which nobody sees
     usual = {"font-size": f"{_SIZE}px", "fill": "currentColor"}  # of text, said once
-    for element in root.iter():
+    for element in list(root.iter()):
         _lift_shared(element)
+        _join_many(element)
         if element.tag == f"{{{_SVG}}}text":
             for key, value in usual.items():
                 if element.get(key) == value:
@@ -654,3 +681,21 @@ def _lift_shared(group: ET.Element) -> None:
             group.set(key, values.pop())
             for use in uses:
                 del use.attrib[key]
+
+
+def _join_many(group: ET.Element) -> None:
+    """Draw a group of very many equal markers as the round ends of lines of no length."""
+    uses = list(group)
+    plain = {"x", "y", "href"}
+    if len(uses) <= MANY_POINTS or any(
+        child.tag != f"{{{_SVG}}}use" or set(child.attrib) - plain for child in uses
+    ):
+        return
+    path = "".join(f"M{use.get('x')} {use.get('y')}h0" for use in uses)
+    for use in uses:
+        group.remove(use)
+    for key, new in (("fill", "stroke"), ("fill-opacity", "stroke-opacity")):
+        if (value := group.attrib.pop(key, None)) is not None:
+            group.set(new, value)
+    look = {"stroke-width": "2", "stroke-linecap": "round", "fill": "none"}
+    ET.SubElement(group, f"{{{_SVG}}}path", {"d": path, **look})

@@ -6,60 +6,125 @@ a workflow that goes by modification times redoes exactly the batches that must 
 
 from __future__ import annotations
 
-import csv
+import difflib
 import fnmatch
 import json
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from .errors import ConsilienceError
-from .files import write_if_changed
-from .images import batch_of, hash_bytes
+from .csv_files import read_sheet
+from .errors import ConsilienceError, printable, shown
+from .files import LARGEST_PICTURE, find_fault, read_file, write_if_changed
+from .images import batch_of, describe_files, hash_bytes, refuse_unusable
+from .progress import track
 
 
 def read_labels(path: str | Path) -> dict[str, str]:
-    """Read a CSV file with the columns ``name`` and ``label``.
+    """Read a CSV file with the columns ``name`` and ``label``; space around a label is cut off.
 
     Raises
     ------
     ConsilienceError
-        If the file cannot be read, lacks a column, or labels a picture twice.
+        If the file cannot be read, lacks a column or all rows, a line lacks a value, or labels a
+        picture twice: names the file and the line.
     """
     labels: dict[str, str] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if missing := {"name", "label"} - set(reader.fieldnames or ()):
-                raise ConsilienceError(f"{path}: has no column {' or '.join(sorted(missing))}")
-            for row in reader:
-                if row["name"] in labels:
-                    raise ConsilienceError(f"{path}: {row['name']!r} is labelled twice")
-                labels[row["name"]] = row["label"]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConsilienceError(f"{path}: labels cannot be read ({error})") from None
+    for where, row in read_sheet(path, ("name", "label")):
+        name, label = row["name"], row["label"].strip()
+        if not name or not label:
+            raise ConsilienceError(f"{where}: the {'label' if name else 'name'} is empty")
+        if name in labels:
+            raise ConsilienceError(f"{where}: {shown(name)} is labelled twice; keep one")
+        labels[name] = label
     return labels
 
 
-def list_pictures(folder: str | Path, include: Sequence[str]) -> list[str]:
-    """Return the pictures below ``folder``, sorted, as paths relative to it.
+def list_pictures(folder: str | Path, include: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """List the pictures below ``folder``, as paths relative to it.
 
     A file counts if its relative path or its name matches one of the patterns ``include``
     (case is ignored). Hidden files and folders are left out; links to folders are not followed.
+    Nothing is opened.
+
+    Returns
+    -------
+    names
+        Of the pictures, sorted.
+    faults
+        By name why what matches is no file that can be read (a named pipe, a link that leads
+        nowhere, a name that is not UTF-8), or why a folder was not looked into.
+
+    Raises
+    ------
+    ConsilienceError
+        If the folder itself cannot be listed.
     """
-    found = []
+    names, faults = [], {}
     patterns = [pattern.lower() for pattern in include]
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(parent, name).relative_to(folder).as_posix()
-            if not name.startswith(".") and any(
+    waiting = [""]
+    while waiting:  # not os.walk: it passes over folders that cannot be listed
+        inner = waiting.pop()
+        try:
+            with os.scandir(os.path.join(folder, inner)) as found:
+                entries = [entry for entry in found if not entry.name.startswith(".")]
+        except OSError as error:
+            if not inner:
+                raise ConsilienceError(
+                    f"{printable(folder)}: cannot be listed ({error.strerror})"
+                ) from None
+            faults[_utf8(inner)] = f"cannot be listed ({error.strerror})"
+            continue
+        for entry in entries:
+            path = f"{inner}{entry.name}"
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(f"{path}/")
+            elif entry.is_symlink() and os.path.isdir(entry.path):
+                faults[f"{_utf8(path)}/"] = (
+                    "is a link to a folder, which is not followed; name the folder itself in "
+                    "the study"
+                )
+            elif any(
                 fnmatch.fnmatchcase(text.lower(), pattern)
                 for pattern in patterns
-                for text in (path, name)
+                for text in (path, entry.name)
             ):
-                found.append(path)
-    return sorted(found)
+                fault = find_fault(entry.path, LARGEST_PICTURE)
+                if path != _utf8(path):
+                    fault = "has a name that is not UTF-8; rename it"
+                if fault:
+                    faults[_utf8(path)] = fault
+                else:
+                    names.append(path)
+    return sorted(names), faults
+
+
+def _utf8(path: str) -> str:
+    """Return a path with the bytes escaped that are not UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _label(path: str | Path, names: Sequence[str]) -> dict[str, str]:
+    """Read the labels of pictures, and hold their names against those that are there.
+
+    A name may be spelled with letters and accents apart, as macOS does it, or in one.
+    """
+    labels, known = read_labels(path), set(names)
+    composed = {unicodedata.normalize("NFC", name): name for name in names}
+    found: dict[str, str] = {}
+    for given, label in labels.items():
+        name = given if given in known else composed.get(unicodedata.normalize("NFC", given))
+        if name is None:
+            close = difflib.get_close_matches(given[:300], names, n=1, cutoff=0.8)
+            hint = f"did you mean {close[0]!r}?" if close else "name it as its path below it"
+            raise ConsilienceError(
+                f"{printable(path)}: {shown(given)} is not in the folder of pictures; {hint}"
+            )
+        if name in found:
+            raise ConsilienceError(f"{printable(path)}: {shown(given)} is labelled twice; keep one")
+        found[name] = label
+    return found
 
 
 def _below(names: Iterable[str], folder: Path, inner: Path) -> set[str]:
@@ -86,19 +151,34 @@ def find_masks(folder: str | Path, names: Iterable[str]) -> dict[str, Path]:
     Raises
     ------
     ConsilienceError
-        If the folder holds no mask, or one that belongs to no picture: names the first.
+        If the folder holds no mask, one that cannot be read or belongs to no picture, or one that
+        two pictures share: names the first.
     """
-    masks = {_stem(name): name for name in list_pictures(folder, ["*.png"])}
-    if not masks:
+    listed, faults = list_pictures(folder, ["*.png"])
+    for name, fault in sorted(faults.items()):
+        raise ConsilienceError(f"{printable(Path(folder, name))}: {fault}")
+    if not listed:
         raise ConsilienceError(
-            f"{folder}: holds no mask; put PNG files there, or set masks to null"
+            f"{printable(folder)}: holds no mask; put PNG files there, or set masks to null"
         )
-    found = {name: Path(folder, masks[_stem(name)]) for name in names if _stem(name) in masks}
-    if stray := sorted(set(masks) - {_stem(name) for name in found}):
+    masks = _by_stem(listed, folder, "are masks of one picture; keep one")
+    pictures = _by_stem(
+        [name for name in names if _stem(name) in masks], folder, "share a mask; rename one"
+    )
+    if stray := sorted(set(masks) - set(pictures)):
         raise ConsilienceError(
-            f"{Path(folder, masks[stray[0]])}: is the mask of no picture; name it like its picture "
-            "but for the suffix, or remove it"
+            f"{printable(Path(folder, masks[stray[0]]))}: is the mask of no picture; name it like "
+            "its picture but for the suffix, or remove it"
         )
+    return {name: Path(folder, masks[stem]) for stem, name in pictures.items()}
+
+
+def _by_stem(names: Iterable[str], folder: str | Path, said: str) -> dict[str, str]:
+    """Return names by what they are without their suffixes, or say which two are one then."""
+    found: dict[str, str] = {}
+    for name in names:
+        if (other := found.setdefault(_stem(name), name)) != name:
+            raise ConsilienceError(f"{printable(folder)}: {other!r} and {name!r} {said}")
     return found
 
 
@@ -106,12 +186,13 @@ def _hash_file(path: Path, known: Mapping[str, Sequence]) -> tuple[int, int, str
     """Return size, modification time (ns) and SHA-256; the last from ``known`` if those match."""
     try:
         status = path.stat()
-        before = known.get(str(path))
-        if before and before[:2] == [status.st_size, status.st_mtime_ns]:
-            return status.st_size, status.st_mtime_ns, before[2]
-        return status.st_size, status.st_mtime_ns, hash_bytes(path.read_bytes())
     except OSError as error:
-        raise ConsilienceError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ConsilienceError(f"{printable(path)}: cannot be read ({error.strerror})") from None
+    before = known.get(str(path))
+    # What may not be read now is not taken for what it was, or it would fail in the middle.
+    if before and before[:2] == [status.st_size, status.st_mtime_ns] and os.access(path, os.R_OK):
+        return status.st_size, status.st_mtime_ns, before[2]
+    return status.st_size, status.st_mtime_ns, hash_bytes(read_file(path, LARGEST_PICTURE))
 
 
 def read_json(path: Path) -> dict:
@@ -123,7 +204,9 @@ def read_json(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) -> list[Path]:
+def write_index(
+    sources: Iterable[Mapping], batches: int, target: str | Path, on_bad: str = "skip"
+) -> list[Path]:
     """Index folders of pictures into ``target``/0.json … , one file a batch.
 
     Parameters
@@ -135,19 +218,22 @@ def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) ->
     target
         Folder of the lists. Beside them ``seen.json`` keeps size, time and hash of each file, so
         that a file is read again only when its size or time has changed.
+    on_bad
+        ``skip`` lists what cannot be read with the reason; ``stop`` raises. Whether a file that
+        can be read is a picture is not looked at here.
 
     Returns
     -------
     list of pathlib.Path
         The lists, by batch. Each holds entries of name, path, sha256, label and, where the picture
-        has one, mask (its path and sha256), sorted by name. A folder of masks within the folder of
-        pictures holds no pictures.
+        has one, mask (its path and sha256), sorted by name; of what cannot be read ``error`` says
+        why, and sha256 is None. A folder of masks within the folder of pictures holds no pictures.
 
     Raises
     ------
     ConsilienceError
-        If a folder holds no picture that matches, two folders hold one name, or a label or mask
-        has no picture.
+        If a folder holds no picture that matches and can be read, two folders hold one name, or a
+        label or mask has no picture.
     """
     target = Path(target)
     seen_file = target / "seen.json"
@@ -163,30 +249,46 @@ def write_index(sources: Iterable[Mapping], batches: int, target: str | Path) ->
         if "folder" not in source:
             continue
         folder, include = Path(source["folder"]), source["include"]
-        names = list_pictures(folder, include)
-        masks: dict[str, Path] = {}
+        names, faults = list_pictures(folder, include)
         if source.get("masks"):
-            inner = _below(names, folder, Path(source["masks"]))
+            inner = _below([*names, *faults], folder, Path(source["masks"]))
             names = [name for name in names if name not in inner]
-        if not names:
-            raise ConsilienceError(f"{folder}: holds no picture that matches {', '.join(include)}")
-        if source.get("masks"):
-            masks = find_masks(source["masks"], names)
-        labels = read_labels(source["labels"]) if source.get("labels") else {}
-        if stray := sorted(set(labels) - set(names)):
-            raise ConsilienceError(f"{source['labels']}: {stray[0]!r} is not in {folder}")
-        for name in names:
-            if name in entries:
-                raise ConsilienceError(f"{folder}: {name!r} is also in another folder; rename one")
-            entries[name] = {
+            faults = {name: fault for name, fault in faults.items() if name not in inner}
+        masks = find_masks(source["masks"], [*names, *faults]) if source.get("masks") else {}
+        labels = _label(source["labels"], [*names, *faults]) if source.get("labels") else {}
+        own = {}
+        for name in track([*names, *faults], f"pictures of {printable(folder)}"):
+            own[name] = {
                 "name": name,
                 "path": str(folder / name),
-                "sha256": hash_of(folder / name),
+                "sha256": None,
                 "label": labels.get(name),
             }
+            try:
+                if name in faults:
+                    raise ConsilienceError(f"{printable(name)}: {faults[name]}")
+                own[name]["sha256"] = hash_of(folder / name)
+            except ConsilienceError as error:
+                own[name] |= {"path": _utf8(own[name]["path"]), "error": str(error)}
             if name in masks:
                 mask = masks[name]
-                entries[name]["mask"] = {"path": str(mask), "sha256": hash_of(mask)}
+                own[name]["mask"] = {"path": str(mask), "sha256": hash_of(mask)}
+        if both := sorted(set(own) & set(entries)):
+            raise ConsilienceError(
+                f"{printable(folder)}: {both[0]!r} is also in another folder; rename one"
+            )
+        entries |= own
+        bad = [entry["error"] for entry in own.values() if "error" in entry]
+        if not own:
+            raise ConsilienceError(
+                f"{printable(folder)}: holds no picture that matches {', '.join(include)}"
+            )
+        if len(bad) == len(own):
+            raise ConsilienceError(
+                f"{printable(folder)}: holds no picture that can be read; the first: {bad[0]}"
+            )
+        if bad and on_bad == "stop":
+            refuse_unusable(list(own.values()))
     lists = []
     for batch in range(batches):
         chosen = [entries[name] for name in sorted(entries) if batch_of(name, batches) == batch]
@@ -225,3 +327,33 @@ def group_layers(layers: Sequence[str], known: Mapping[str, Sequence[str]]) -> d
 def read_index(path: str | Path) -> list[dict]:
     """Read one list that :func:`write_index` wrote."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def check_usable(rows: Sequence[Mapping], others: Iterable[str | Path]) -> None:
+    """Stop a study none of whose pictures can be used.
+
+    Parameters
+    ----------
+    rows
+        Rows of ``PICTURES`` of one batch.
+    others
+        The lists of the other batches. They are looked at only if no picture of this one can be
+        used, and no further than to the first that can.
+
+    Raises
+    ------
+    ConsilienceError
+        If there are pictures and none of them can be used: says why the first cannot.
+    """
+    if not rows or any(not row.get("error") for row in rows):
+        return
+    count = len(rows)
+    for path in others:
+        for entry in read_index(path):
+            (row,) = describe_files([entry])
+            if not row.get("error"):
+                return
+            count += 1
+    raise ConsilienceError(
+        f"none of the {count} pictures can be used; the first: {rows[0]['error']}"
+    )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import csv
 import hashlib
 import json
+import math
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from . import __version__
 from .errors import ConsilienceError
 from .files import write_if_changed
 
@@ -185,8 +188,8 @@ def digest(script: str | Path, files: Sequence[str | Path] = ()) -> str:
 def digest_module(name: str, folder: str | Path = ".") -> str:
     """Return a digest of a module of the user's and of all that it imports from ``folder``.
 
-    As :func:`digest` does for ours: comments do not count, versions of packages do. Nothing is
-    imported. Files that the code reads are not seen.
+    As :func:`digest` does for ours: comments do not count, versions of packages do, and so do
+    modules of ours that it imports. Nothing is imported. Files that the code reads are not seen.
 
     Parameters
     ----------
@@ -203,6 +206,13 @@ def digest_module(name: str, folder: str | Path = ".") -> str:
             continue
         seen.add(dotted)
         parts = dotted.split(".")
+        if parts[0] == LIBRARY.name:  # ours, which a method of the user's may build on
+            for ours in (LIBRARY / f"{part}.py" for part in parts[1:2]):
+                if ours.is_file():
+                    texts, versions = dependencies(ours)
+                    code |= {f"{LIBRARY.name}/{name}": text for name, text in texts.items()}
+                    packages |= set(versions)
+            continue
         place = folder.joinpath(*parts)
         places = (place.with_suffix(".py"), place / "__init__.py")
         path = next((path for path in places if path.is_file()), None)
@@ -248,17 +258,79 @@ _REPORTED = (
     "skimage",
     "sklearn",
     "matplotlib",
+    "typst",
     "snakemake",
 )
 
 
 def reported_versions() -> dict[str, str]:
-    """Return the versions of the packages that the results rest on, by package, and Python's."""
-    versions = {"python": platform.python_version()}
+    """Return the versions that the results rest on, by package, with ours and Python's."""
+    versions = {"consilience": __version__, "python": platform.python_version()}
     for name in _REPORTED:
         if version := package_version(name):
             versions[_PACKAGES.get(name, name)] = version
     return versions
+
+
+def read_times(folder: str | Path) -> list[dict]:
+    """Add up what Snakemake's benchmark files say of each kind of step.
+
+    Parameters
+    ----------
+    folder
+        Of the files ``<rule>-<wildcards>.tsv``. One that cannot be read is passed over: what a step
+        took changes no result. So are the page's own, which are not done when they are asked.
+
+    Returns
+    -------
+    list of dict
+        By kind of step, what took longest first: ``step``, ``jobs``, ``seconds`` and
+        ``cpu_seconds`` of all of them together, ``memory_mb`` of the largest. None for what is not
+        known.
+    """
+    found: dict[str, list[dict]] = {}
+    for path in sorted(Path(folder).glob("*.tsv")):
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                row = next(csv.DictReader(file, delimiter="\t"))
+            values = {key: _number(row.get(key)) for key in ("s", "cpu_time", "max_rss")}
+        except (OSError, UnicodeDecodeError, csv.Error, StopIteration):
+            continue
+        step = path.stem.partition("-")[0]
+        if values["s"] is not None and step not in ("write_report", "print_report"):
+            found.setdefault(step.replace("_", " "), []).append(values)
+    rows = [
+        {
+            "step": step,
+            "jobs": len(values),
+            "seconds": sum(one["s"] for one in values),
+            "cpu_seconds": _total(one["cpu_time"] for one in values),
+            "memory_mb": max((one["max_rss"] or 0 for one in values), default=0) or None,
+        }
+        for step, values in found.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["seconds"], row["step"]))
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):  # of jobs too short to be measured it says NA or -
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _total(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def hash_pictures(rows: Iterable[Mapping]) -> str:
+    """Return a SHA-256 of rows of the table ``PICTURES``: of every picture's name and own SHA-256,
+    in the order of their names, as ``sha256sum`` writes them."""
+    lines = sorted(f"{row['sha256']}  {row['name']}\n" for row in rows)
+    lines.sort(key=lambda line: line[66:])
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def hash_file(path: str | Path) -> str:

@@ -1,8 +1,9 @@
 """Write the report: one self-contained page a study, made from its tables alone.
 
 The page makes no request: pictures are data URIs, the style sheet and one script are inline and
-allowed by their hashes, everything else is forbidden by a content security policy. Every string is
-escaped by the templates; the script writes text only, and the page is complete without it.
+allowed by their hashes, everything else is forbidden by a content security policy. Only where
+the gallery's pictures are too many to stand in it are they files beside it. Every string is escaped
+by the templates; the script writes text only, and the page is complete without it.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections import defaultdict
 from pathlib import Path
+from urllib.parse import quote
 
 import jinja2
 import markupsafe
-import yaml
 
 from .files import write_atomically
 from .measures import keep_first
@@ -24,12 +24,11 @@ from .report_base import (
     FEWEST,
     METHODS,
     Content,
-    Measure,
-    Outline,
     count_things,
     describe_measure,
     dissected_names,
     find_levels,
+    format_duration,
     format_fixed,
     format_p,
     format_percent,
@@ -59,7 +58,8 @@ from .report_evidence import (
     unique_rows,
     where,
 )
-from .report_explanations import tell_gallery
+from .report_explanations import Keep, embed_picture, tell_gallery
+from .report_method import tell_method
 from .report_models import order_layers, summarise_layers, tell_neurons, tell_world
 from .report_verdicts import (
     count_verdicts,
@@ -73,34 +73,8 @@ TEMPLATES = Path(__file__).parent.parent / "report"
 """Folder of the page's templates and style sheet; a step that writes a report depends on it."""
 
 
-OTHER_MEASURES = (
-    Measure(
-        "Similarity of a neuron and its word",
-        "",
-        "Soft weighted pointwise mutual information (CLIP-Dissect). Comparable within one layer of "
-        "one model only. Every neuron gets a best word, whether or not it means anything.",
-    ),
-    Measure(
-        "Words in equal samples",
-        "at least 1",
-        "How many distinct words a random sample of labelled neurons holds on average, the sample "
-        "being as large as the smallest number that any of the models has in the layer "
-        "(Hurlbert’s rarefaction). Unlike the number of distinct words it does not grow with a "
-        "layer’s width.",
-    ),
-    Measure(
-        "CLIP’s cosine of words and classes’ names",
-        "−1 to 1",
-        "Gives credit to a word of nearly the same meaning. Circular: the CLIP that measures is "
-        "the one that chose the words, and what it confuses it also finds similar.",
-    ),
-    Measure(
-        "R² of LIME",
-        "at most 1",
-        "How well LIME’s local linear model fits what the classifier said of the perturbed "
-        "pictures. Near 0, its weights explain little.",
-    ),
-)
+NAMES_SHOWN = 12
+"""Pictures named at most for one reason why values are missing."""
 
 ACTS = {
     "dissect": "the dissection of neurons",
@@ -112,25 +86,50 @@ ACTS = {
 }
 
 
-def write_report(content: Content, path: str | Path, outline: Outline | None = None) -> None:
+def write_report(content: Content, path: str | Path, beside: str | Path | None = None) -> None:
     """Write a study's report to ``path``, atomically.
 
-    Parameters are those of :func:`render_report`.
+    Parameters
+    ----------
+    content
+        The study and its tables.
+    path
+        Of the page.
+    beside
+        A folder beside the page that the gallery's pictures are written into, to be loaded as they
+        come into sight; None for a page that holds them itself.
+
+    Raises
+    ------
+    ConsilienceError
+        As :func:`render_report` does.
     """
-    page = render_report(content, outline).encode("utf-8")
-    write_atomically(path, lambda part: Path(part).write_bytes(page))
+    folder = None if beside is None else Path(beside)
+
+    def keep(name: str, data: bytes) -> str:
+        write_atomically(folder / name, lambda part: Path(part).write_bytes(data))
+        return f"{quote(folder.name)}/{name}"
+
+    if folder is None:
+        page = render_report(content)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        page = render_report(content, keep, folder.name)
+    write_atomically(path, lambda part: Path(part).write_bytes(page.encode("utf-8")))
 
 
-def render_report(content: Content, outline: Outline | None = None) -> str:
+def render_report(content: Content, keep: Keep = embed_picture, beside: str | None = None) -> str:
     """Return a study's report as HTML.
 
     Parameters
     ----------
     content
         The study and its tables.
-    outline
-        Draws LIME's outlines from view, segment map, weights and number of features; by default
-        ``consilience.lime_image.outline``.
+    keep
+        Takes the name and the bytes of each of the gallery's pictures and returns its address; by
+        default the page holds them itself.
+    beside
+        Name of the folder beside the page that these addresses lead into, if any.
 
     Of a picture that is explained for several classes the gallery shows all targets; all else is
     of the first.
@@ -158,8 +157,6 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
             )
         },
     )
-    if outline is None and content.lime:
-        from .lime_image import outline  # imports LIME, which most of a test does without
     style = (TEMPLATES / "report.css").read_text(encoding="utf-8")
     script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -170,7 +167,12 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        fixed=format_fixed, percent=format_percent, p=format_p, slug=slug, question=question_label
+        fixed=format_fixed,
+        percent=format_percent,
+        p=format_p,
+        slug=slug,
+        question=question_label,
+        duration=format_duration,
     )
     svg = markupsafe.Markup  # only for what `figures` made and escaped, style sheet and script
     study = content.study
@@ -186,7 +188,8 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         answer=_answer(content),
         world=tell_world(content),
         dissect=tell_neurons(content),
-        gallery=tell_gallery(every, outline),
+        gallery=tell_gallery(every, keep),
+        beside=beside,
         several=len(every.predictions) > len(content.predictions),
         agreement=tell_agreement(content),
         faithfulness=tell_faithfulness(content),
@@ -195,8 +198,9 @@ def render_report(content: Content, outline: Outline | None = None) -> str:
         questions=tell_questions(content),
         correctness=tell_correctness(content),
         claims=tell_claims(content),
+        benchmark=_tell_benchmark(content),
         skipped=_skipped(every),
-        method=_method(content),
+        method=tell_method(content),
     )
 
 
@@ -437,6 +441,23 @@ def _relative(content: Content) -> list[dict]:
     return found
 
 
+def _shorten(names: list[str], every: int) -> str:
+    """List the first of some names, and how many more there are; of all pictures say that."""
+    if len(names) == every > NAMES_SHOWN:
+        return f"all {every}"
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _tell_benchmark(content: Content) -> dict | None:
+    shown = ("audit_rules", "dissection_truth", "contrast_summary", "trust", "leaderboard")
+    if not any(getattr(content, part) for part in shown):
+        return None
+    from .report_benchmark import tell_benchmark  # here, as it imports PyTorch
+
+    return tell_benchmark(content)
+
+
 def _skipped(content: Content) -> dict:
     """Everything that could not be used, by name."""
     degenerate = [
@@ -458,7 +479,7 @@ def _skipped(content: Content) -> dict:
     for row in content.neurons:
         if row["concept"] is None:
             unlabelled[row["model"], row["layer"], row["status"]].append(str(row["unit"]))
-    missing: Counter = Counter()
+    missing: dict[tuple, list[str]] = defaultdict(list)
     scored = (
         ("agreement", content.agreement, AGREEMENT_MEASURES),
         ("faithfulness", content.faithfulness, FAITHFULNESS_MEASURES),
@@ -470,10 +491,12 @@ def _skipped(content: Content) -> dict:
             if row["value"] is None:
                 label = describe_measure(row["metric"], measures, content.study).label
                 of = f"{what}, {row['control']}" if row.get("control") else what
-                missing[of, label, row["reason"] or "no reason given"] += 1
+                key = (of, label, row["reason"] or "no reason given")
+                missing[key].append(row.get("picture", ""))
     for row in content.sanity:
         if row["value"] is None:
-            missing["sanity", row["test"], row["reason"] or "no reason given"] += 1
+            key = ("sanity", row["test"], row["reason"] or "no reason given")
+            missing[key].append(row["picture"])
     for what, rows, name, key in (
         ("questions", content.questions, "question", "estimate"),
         ("correctness", content.correctness, "predictor", "auroc"),
@@ -481,7 +504,8 @@ def _skipped(content: Content) -> dict:
     ):
         for row in rows:
             if row[key] is None:
-                missing[what, row[name], row["reason"] or "no reason given"] += 1
+                missing[what, row[name], row["reason"] or "no reason given"].append("")
+    every = len({row["picture"] for row in content.predictions})
     values = sum(len(rows) for _, rows, _ in scored) + len(content.sanity)
     return {
         "undecoded": [(r["name"], r["error"]) for r in content.pictures if r["error"] is not None],
@@ -490,7 +514,10 @@ def _skipped(content: Content) -> dict:
         ],
         "degenerate": sorted(degenerate),
         "unlabelled": [(*key, ", ".join(units)) for key, units in sorted(unlabelled.items())],
-        "missing": [(*key, count) for key, count in sorted(missing.items())],
+        "missing": [
+            (*key, len(names), _shorten(unique(filter(None, names)), every))
+            for key, names in sorted(missing.items())
+        ],
         "checked": [
             text
             for number, text in (
@@ -502,46 +529,3 @@ def _skipped(content: Content) -> dict:
             if number
         ],
     }
-
-
-def _method(content: Content) -> dict:
-    """Parameters, versions, hashes, and how to read each measure."""
-    measures = []
-    compared = {row["metric"] for row in content.comparison if row["value"] is not None}
-    for measure, is_there in zip(
-        OTHER_MEASURES,
-        (
-            dissected_names(content),
-            "rarefied_concepts" in compared,
-            "class_name_cosine" in compared,
-            content.lime,
-        ),
-        strict=True,
-    ):
-        if is_there:
-            measures.append(measure)
-    seeds = [("study", content.study.get("seed"))]
-    for model in content.study["models"]:
-        if model.get("train"):
-            seeds.append((f"training of {model['name']}", model["train"].get("seed")))
-    if content.lime:
-        lime = content.lime[0]
-        seeds.append(("LIME, segmentation", lime["segmentation_seed"]))
-        seeds.append(("LIME, perturbation", lime["perturbation_seed"]))
-    return {
-        "measures": measures,
-        "seeds": [(what, seed) for what, seed in seeds if seed is not None],
-        "versions": sorted(content.versions.items()),
-        "hashes": sorted(content.hashes.items()),
-        "yaml": yaml.safe_dump(_plain(content.study), sort_keys=False, allow_unicode=True),
-        "synthetic": bool(content.study.get("world")),
-    }
-
-
-def _plain(value):
-    """Return built-in types only, which is what YAML writes."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from . import figures
 
 Rows = Sequence[Mapping]
-Outline = Callable[[np.ndarray, np.ndarray, np.ndarray, int], np.ndarray]
 
 
 FEWEST = 2
@@ -33,12 +32,20 @@ class Content:
         The resolved configuration.
     probe
         Rows of ``PICTURES`` of the probe set, for the neurons' top pictures.
+    heatmaps, lime
+        What they show is in the thumbnails; their maps and weights may be left out.
     versions
         Version by package.
-    explain_params
-        By model and picture, how LIME's superpixels are drawn, as ``explain_params.pkl`` says it.
     hashes
-        SHA-256 by what it is of, such as ``weights of object``.
+        SHA-256 by what it is of, such as ``weights of object``; those of tables begin with
+        ``table``.
+    times
+        What each kind of step took: rows of :func:`consilience.provenance.read_times`.
+    registered
+        What files of the user's register: ``kind`` (of :data:`consilience.registry.KINDS`),
+        ``name``, ``path`` and ``about``, the first paragraph of its docstring.
+    printed
+        Whether the study prints the page as ``report.pdf``, beside it.
     """
 
     study: Mapping
@@ -50,9 +57,9 @@ class Content:
     comparison: Rows = ()
     temperature: Rows = ()
     predictions: Rows = ()
-    views: Rows = ()
     heatmaps: Rows = ()
     lime: Rows = ()
+    thumbnails: Rows = ()
     lime_stability: Rows = ()
     agreement: Rows = ()
     agreement_summary: Rows = ()
@@ -66,9 +73,20 @@ class Content:
     questions: Rows = ()
     correctness: Rows = ()
     claims: Rows = ()
-    explain_params: Mapping[str, Mapping[str, Mapping]] = field(default_factory=dict)
+    audit: Rows = ()
+    audit_rules: Rows = ()
+    causal: Rows = ()
+    dissection_truth: Rows = ()
+    contrast: Rows = ()
+    contrast_summary: Rows = ()
+    trust: Rows = ()
+    calibration: Rows = ()
+    leaderboard: Rows = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    registered: Rows = ()
+    times: Rows = ()
+    printed: bool = False
 
 
 @dataclass(frozen=True)
@@ -148,6 +166,15 @@ def count_things(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}".replace(
         ",", "\N{NARROW NO-BREAK SPACE}"
     )
+
+
+def format_duration(seconds: float) -> str:
+    """Write a time in hours, minutes and seconds, the smallest left out where it says nothing."""
+    space = "\N{NO-BREAK SPACE}"
+    if seconds < 60:
+        return f"{seconds:.0f}{space}s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours}{space}h " * bool(hours) + f"{minutes}{space}min"
 
 
 def format_p(value: float | None) -> str:

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from . import figures
 from .errors import ConsilienceError
-from .images import decode_png
 from .measures import keep_first
 from .report_base import (
     METHODS,
     Content,
-    Outline,
     describe_measure,
     method_label,
     order_methods,
     order_models,
     other_method,
-    picture_uri,
     slug,
 )
 from .report_evidence import AGREEMENT_MEASURES
 
-DRAWN = ("positive_only", "negative_only", "hide_rest", "min_weight")
-"""What explain_params say of the drawing of LIME's superpixels, beside how many are outlined."""
+Keep = Callable[[str, bytes], str]
+"""Takes the name and bytes of a picture of the gallery, and returns its address on the page."""
 
 _CORRECT = {True: "right", False: "wrong", None: "unknown"}
 
@@ -35,12 +33,27 @@ SMALL = 128
 """Pixels of a picture's longer side up to which the page enlarges it without smoothing."""
 
 
-def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
-    """One card a model and picture, by clutter level, with a row of explanations a target."""
-    if not content.views or not (content.heatmaps or content.lime):
+def embed_picture(name: str, data: bytes) -> str:
+    """Return a WebP picture as a data URI: it stands in the page itself."""
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+
+
+def name_file(model: str, picture: str, number: int, what: str = "") -> str:
+    """Return a file name of letters, digits, dots, hyphens and underscores for a picture of the
+    gallery, whatever the names; two never share one, and none is long or begins with a dot."""
+    digest = hashlib.sha256(f"{model}\0{picture}".encode()).hexdigest()[:12]
+    start = slug(picture)[:60].lstrip(".") or "picture"
+    return f"{start}-{digest}-{number}{what}.webp"
+
+
+def tell_gallery(content: Content, keep: Keep = embed_picture) -> dict | None:
+    """One card a model and picture, by clutter level, with a row of explanations a target.
+
+    ``keep`` is called with every picture that is shown.
+    """
+    if not content.thumbnails or not (content.heatmaps or content.lime):
         return None
     known = {row["name"]: row for row in content.pictures}
-    views = {(row["model"], row["picture"]): row for row in content.views}
     # By (model, picture) the targets, and by these and the class what explains it.
     predictions = defaultdict(list)
     for row in content.predictions:
@@ -51,10 +64,14 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
         maps[_key(row)].append(row)
     for row in content.lime:
         limes[_key(row)] = row
+    thumbnails = {
+        (row["model"], row["picture"], row["target_index"], row["shows"], row["layer"]): row
+        for row in content.thumbnails
+    }
     explained = {key[:2] for key in (*maps, *limes)}
     targets = {_key(row) for row in content.predictions}
     for key in (*maps, *limes):
-        if key[:2] not in views or key not in targets:
+        if (*key[:2], None, "picture", None) not in thumbnails or key not in targets:
             raise ConsilienceError(
                 f"picture {key[1]!r} is explained for model {key[0]!r} but has no view or no "
                 "prediction; delete its explanations and run again"
@@ -71,46 +88,39 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
 
     layered = len({row["layer"] for row in content.heatmaps}) > 1
     cam = next((method for method in methods if method != "lime"), None)
-    features = content.study.get("lime", {}).get("num_features", 5)
     anchors: set[str] = set()
     models = []
     for model in order_models(content, content.predictions):
         groups = defaultdict(list)
         for name in sorted(name for owner, name in explained if owner == model):
             picture = known.get(name, {})
-            about = picture.get("caption") or name
-            row = views[model, name]
-            view = decode_png(row["view"])
-            large = figures.shrink(view)  # the page enlarges small ones: a quarter of the bytes
-            seen = [
-                {
-                    "method": None,
-                    "label": "Picture",
-                    "uri": picture_uri(large),
-                    "alt": f"The picture as {model} sees it: {about}",
-                    "notes": [],
-                }
-            ]
-            mask = row["mask_visible"]
-            known_mask = [] if mask is None else [_mask_thumb(decode_png(mask), large)]
+            card = _Card(model, name, thumbnails, keep)
+            seen = card.show(
+                None,
+                "picture",
+                label="Picture",
+                alt=f"The picture as {model} sees it: {picture.get('caption') or name}",
+            )
+            mask = thumbnails.get((model, name, None, "mask", None))
             rows = []
-            params = content.explain_params.get(model, {}).get(name, {})
-            shown = {one: params[one] for one in DRAWN if one in params}
-            most = params.get("outline_num_features", features)
-            draw = partial(outline, num_features=most, **shown) if outline else None
             for prediction in predictions[model, name]:
                 key = _key(prediction)
                 target = prediction["target_class"]
                 thumbs = [
-                    _cam_thumb(one, large, target, layered, correlations[key], overlaps[key])
+                    _cam_thumb(card, one, target, layered, correlations[key], overlaps[key])
                     for one in maps.get(key, ())
                 ]
                 if key in limes:
-                    thumbs.append(_lime_thumb(limes[key], view, target, draw, overlaps[key]))
+                    thumbs.append(_lime_thumb(card, limes[key], target, overlaps[key]))
                 if thumbs:
                     rows.append({**prediction, "thumbs": thumbs})
             # The picture itself and its mask belong to all targets, and stand beside the first.
-            rows[0]["thumbs"] = [*seen, *rows[0]["thumbs"], *known_mask]
+            rows[0]["thumbs"] = [seen, *rows[0]["thumbs"]]
+            if mask is not None:
+                alt = f"Mask of the object, around the {mask['place']}"
+                area = ("area", mask["area"], True)
+                shown = card.show(None, "mask", label="Known mask", alt=alt, notes=[area])
+                rows[0]["thumbs"].append(shown)
             anchor = slug(name)
             anchor = anchor if anchor.startswith("picture-") else f"picture-{anchor}"
             if anchor in anchors:  # the same picture, explained for another model
@@ -134,7 +144,6 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
                     **first,
                     "id": anchor,
                     "rows": rows,
-                    "small": max(view.shape[:2]) <= SMALL,
                     "superpixels": limes[_key(first)]["segments"] if _key(first) in limes else None,
                     "chosen": _chosen(first, len(rows)),
                     "about": about_card,
@@ -154,8 +163,8 @@ def tell_gallery(content: Content, outline: Outline | None) -> dict | None:
         "colour_bar": figures.sample_colormap() if content.heatmaps else None,
         "has_lime": bool(content.lime),
         "stability": _stability(content),
-        "has_mask": any(row["mask_visible"] is not None for row in content.views),
-        "features": features,
+        "has_mask": any(row["shows"] == "mask" for row in content.thumbnails),
+        "features": content.study.get("lime", {}).get("num_features", 5),
     }
 
 
@@ -220,61 +229,81 @@ def _stability(content: Content) -> list[dict]:
     return found
 
 
-def _cam_thumb(row, large, target, layered, correlations, overlaps) -> dict:
-    heat = np.asarray(row["heatmap"], dtype=np.float32).reshape(row["height"], row["width"])
+class _Card:
+    """What is drawn of one picture: looked up, kept, and numbered in the order of the card."""
+
+    def __init__(self, model: str, name: str, thumbnails: Mapping, keep: Keep) -> None:
+        self.model, self.name, self.thumbnails, self.keep = model, name, thumbnails, keep
+        self.number = 0
+
+    def show(
+        self,
+        target: int | None,
+        shows: str,
+        layer: str | None = None,
+        *,
+        label: str,
+        alt: str = "",
+        missing: str = "",
+        notes: list | tuple = (),
+    ) -> dict:
+        """Return what the page shows; ``alt`` that ends in a space is followed by the place."""
+        row = self.thumbnails.get((self.model, self.name, target, shows, layer))
+        if row is None:
+            raise ConsilienceError(
+                f"picture {self.name!r}, model {self.model!r}: nothing is drawn of {shows}; delete "
+                "the thumbnails and run again"
+            )
+        uri = heat = None
+        if row["image"] is not None:
+            uri = self.keep(name_file(self.model, self.name, self.number), row["image"])
+        if row["heat"] is not None:
+            heat = self.keep(name_file(self.model, self.name, self.number, "-heat"), row["heat"])
+        self.number += 1
+        return {
+            "method": None if shows in ("picture", "mask") else shows,
+            "label": label,
+            "uri": uri,
+            "heat": heat,
+            "height": row["height"],
+            "width": row["width"],
+            "small": max(row["height"] or 0, row["width"] or 0) <= SMALL,
+            "missing": missing,
+            "alt": alt + (row["place"] or "") if alt.endswith(" ") else alt,
+            "notes": list(notes),
+        }
+
+
+def _cam_thumb(card, row, target, layered, correlations, overlaps) -> dict:
     label = method_label(row["method"])
-    good = row["status"] == "ok"
     notes = []
     if row["method"] in correlations:
         notes.append(("ρ with LIME", correlations[row["method"]], False))
     if row["method"] in overlaps:
         notes.append(("IoU, mask", overlaps[row["method"]], False))
-    return {
-        "method": row["method"],
-        "label": f"{label}, {row['layer']}" if layered else label,
-        "uri": picture_uri(figures.overlay(large, heat)) if good else None,
-        "missing": f"map is {row['status']}",
-        "alt": f"{label} heatmap for {target}, highest at the {_place(heat)}",
-        "notes": notes,
-    }
+    return card.show(
+        row["target_index"],
+        row["method"],
+        row["layer"],
+        label=f"{label}, {row['layer']}" if layered else label,
+        alt=f"{label} heatmap for {target}, highest at the ",
+        missing=f"map is {row['status']}",
+        notes=notes,
+    )
 
 
-def _lime_thumb(row, view, target, draw, overlaps) -> dict:
-    segments = np.asarray(row["segment_map"]).reshape(row["height"], row["width"])
-    weights = np.asarray(row["weights"], dtype=np.float64)
-    good = row["status"] == "ok"
+def _lime_thumb(card, row, target, overlaps) -> dict:
     notes = [("R²", row["r2"], False)]
     if "lime" in overlaps:
         notes.append(("IoU, mask", overlaps["lime"], False))
-    return {
-        "method": "lime",
-        "label": METHODS["lime"],
-        "uri": picture_uri(figures.shrink(draw(view, segments, weights))) if good else None,
-        "missing": f"explanation is {row['status']}",
-        "alt": f"LIME: superpixels that speak for {target} outlined in yellow, the strongest at "
-        f"the {_place(weights[segments])}",
-        "notes": notes,
-    }
-
-
-def _mask_thumb(mask, large) -> dict:
-    return {
-        "method": None,
-        "label": "Known mask",
-        "uri": picture_uri(figures.outline_mask(large, mask)),
-        "alt": f"Mask of the object, around the {_place_of_mask(mask)}",
-        "notes": [("area", float((mask != 0).mean()), True)],
-    }
-
-
-def _place_of_mask(mask: np.ndarray) -> str:
-    """Say where in a picture the middle of a mask lies."""
-    rows, columns = np.nonzero(mask)
-    if not len(rows):
-        return "nowhere: nothing of it is seen"
-    spot = np.zeros(mask.shape)
-    spot[int(rows.mean()), int(columns.mean())] = 1
-    return _place(spot)
+    return card.show(
+        row["target_index"],
+        "lime",
+        label=METHODS["lime"],
+        alt=f"LIME: superpixels that speak for {target} outlined in yellow, the strongest at the ",
+        missing=f"explanation is {row['status']}",
+        notes=notes,
+    )
 
 
 def _chosen(prediction: Mapping, targets: int) -> str:
@@ -284,11 +313,3 @@ def _chosen(prediction: Mapping, targets: int) -> str:
     if kind.startswith("top-"):
         return f"the {targets} likeliest classes" if targets > 1 else "the likeliest class"
     return known.get(kind, "the class that the study gives")
-
-
-def _place(values: np.ndarray) -> str:
-    """Say where in a picture the maximum lies."""
-    row, column = np.unravel_index(int(np.argmax(values)), values.shape)
-    down = ("upper", "middle", "lower")[3 * row // values.shape[0]]
-    across = ("left", "centre", "right")[3 * column // values.shape[1]]
-    return "centre" if (down, across) == ("middle", "centre") else f"{down} {across}"

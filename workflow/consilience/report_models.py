@@ -14,6 +14,9 @@ from .report_base import (
     dissected_names,
     find_beyond,
     find_levels,
+    format_fixed,
+    format_percent,
+    join_words,
     make_legend,
     order_models,
     picture_uri,
@@ -36,6 +39,9 @@ COMPARISON_MEASURES = {
     "share_in_other": ("Neurons of {a} whose word {b} has too", True),
 }
 """What the comparison says beside counts: a label, and whether the value is a share."""
+
+DIVISIONS = {"share_category": "category", "share_kind": "kind"}
+"""By metric of the comparison, what words are divided by."""
 
 NEURONS_SHOWN = 4
 NEURON_PICTURES = 5
@@ -130,9 +136,6 @@ def order_layers(content: Content) -> list[str]:
 def summarise_layers(content: Content) -> list[dict]:
     """Count neurons, different words and absent words by layer and model."""
     summary = []
-    categorised = {"share_category"}
-    if any(row["value"] for row in content.comparison if row["metric"] == "share_uncategorised"):
-        categorised.add("share_uncategorised")
     compared = {
         (row["layer"], row["model_a"], row["metric"]): row
         for row in content.comparison
@@ -160,12 +163,6 @@ def summarise_layers(content: Content) -> list[dict]:
                             "share_standing",
                         )
                     },
-                    "categories": [
-                        row
-                        for row in content.comparison
-                        if (row["layer"], row["model_a"]) == (layer, model)
-                        and row["metric"] in categorised
-                    ],
                 }
             )
     return summary
@@ -231,12 +228,77 @@ def tell_neurons(content: Content) -> dict | None:
         "significance": content.study["dissection"]["significance"],
         "has_standing": any(row["compared"]["share_standing"] for row in summary),
         "has_intervals": any(row["low"] is not None for row in content.comparison),
-        "categories": unique(row["category"] for one in summary for row in one["categories"]),
-        "by_category": [
-            {**row, "categories": {one["category"]: one for one in row["categories"]}}
-            for row in summary
+        "divisions": [
+            division
+            for metric in DIVISIONS
+            if (division := _divide(content, metric, [(r["layer"], r["model"]) for r in summary]))
         ],
     }
+
+
+def _divide(content: Content, metric: str, sides: list[tuple[str, str]]) -> dict | None:
+    """Count neurons by what their words are: of each layer and model, and models against one
+    another."""
+    shares = {
+        (row["layer"], row["model_a"], row["category"]): row
+        for row in content.comparison
+        if row["metric"] == metric
+    }
+    names: list[str | None] = unique(name for _, _, name in shares)
+    if not names:
+        return None
+    without = [row for row in content.comparison if row["metric"] == "share_uncategorised"]
+    if metric == "share_category" and any(row["value"] for row in without):
+        names.append(None)
+        shares |= {(row["layer"], row["model_a"], None): row for row in without}
+    rows = []
+    for layer, model in sides:
+        cells = [shares.get((layer, model, name)) for name in names]
+        parts, start = [], 0.0
+        for index, cell in enumerate(cells):
+            width = 100 * (cell["value"] or 0) if cell else 0
+            parts.append({"index": index, "x": round(start, 2), "width": round(width, 2)})
+            start += width
+        rows.append({"layer": layer, "model": model, "cells": cells, "parts": parts})
+    differences = defaultdict(dict)
+    for row in content.comparison if metric == "share_category" else ():
+        if row["metric"] == "category_difference":
+            pair = (row["layer"], row["model_a"], row["model_b"])
+            differences[pair][row["category"]] = row
+    labels = ["uncategorised" if name is None else name for name in names]
+    sides_of = [label for label in labels if label not in ("neither", "uncategorised")]
+    what = DIVISIONS[metric]
+    return {
+        "title": f"{sides_of[0].capitalize()} against {sides_of[1]}"
+        if metric == "share_category" and len(sides_of) == 2
+        else f"Neurons by {what} of their word",
+        "what": what,
+        "labels": labels,
+        "rows": rows,
+        "differences": [
+            {"layer": layer, "a": a, "b": b, "cells": [found.get(name) for name in names]}
+            for (layer, a, b), found in differences.items()
+        ],
+        "finding": _say_division(shares, differences, names),
+    }
+
+
+def _say_division(shares: Mapping, differences: Mapping, names: list[str | None]) -> str:
+    """Say how models differ in the words of the last layer that two of them have."""
+    known = [key for key, found in differences.items() if found[names[0]]["value"] is not None]
+    if not known:
+        return ""
+    layer, a, b = known[-1]
+    said = []
+    for name in [name for name in names if name not in (None, "neither")][:2]:
+        row = differences[layer, a, b][name]
+        points = f"{format_fixed(100 * row['value'], 1)} points"
+        if row["low"] is not None and row["high"] is not None:
+            low, high = (format_fixed(100 * row[end], 1) for end in ("low", "high"))
+            points += f", 95 % interval {low} to {high}"
+        one, other = (format_percent(shares[layer, model, name]["value"]) for model in (a, b))
+        said.append(f"{one} of {a}’s have a {name} word and {other} of {b}’s ({points})")
+    return f"Of the labelled neurons in {layer}, {join_words(said)}."
 
 
 def _shorten(words: set[str]) -> str:

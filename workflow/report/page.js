@@ -112,7 +112,7 @@
     }
 
     heads.forEach((one, column) => {
-      if (!textOf(one) || one.colSpan > 1) return;
+      if (!textOf(one) || one.colSpan > 1 || one.classList.contains("bar")) return;
       const button = make("button", { type: "button", className: "sort" }, ...one.childNodes);
       button.addEventListener("click", () => {
         const next = { none: "ascending", ascending: "descending", descending: "none" };
@@ -132,6 +132,10 @@
   function plain(text) {
     if (text === "–") return "";
     return /^−[\d.,]+$/.test(text) ? text.replace("−", "-") : text;
+  }
+
+  function headsOf(row) {
+    return [...row.cells].filter((cell) => !cell.classList.contains("bar"));
   }
 
   // The cells of a table as a grid: spans filled, rows that name a group turned into a column.
@@ -159,6 +163,7 @@
           }
         };
         for (const cell of row.cells) {
+          if (cell.classList.contains("bar")) continue; // what its numbers are beside it
           fill();
           const said = { value: plain(valueOf(cell)), beside: besideOf(cell) };
           if (cell.rowSpan > 1) waiting.set(cells.length, { cell: said, left: cell.rowSpan - 1 });
@@ -169,7 +174,7 @@
         if (cells.length > first) rows.push(cells);
       }
     }
-    const names = [...(grouped ? ["Group"] : []), ...(head ? [...head.cells].map(textOf) : [])];
+    const names = [...(grouped ? ["Group"] : []), ...(head ? headsOf(head).map(textOf) : [])];
     return { names, rows };
   }
 
@@ -392,7 +397,8 @@
   const opacity = find("[name=opacity]", dialog);
   const flip = find("[data-flip]", dialog);
   let compared = null; // the card
-  let layers = []; // what can be laid over its picture
+  let base = make("img"); // its picture
+  let layers = []; // what can be laid over it
   let flipped = false;
 
   const bar = find(".colourbar", gallery);
@@ -402,11 +408,18 @@
     find(".aside", dialog).append(copy);
   }
 
+  // A heatmap's colours are blended over the picture, which turns grey under them so that all
+  // colour is the map's; what is drawn on the picture itself (outlines, a mask) is there in full
+  // from the middle of the slider on.
   function draw() {
     const chosen = Number((flipped ? second : first).value);
+    const strength = opacity.value / 100;
+    const full = Math.min(1, 2 * strength);
     for (const [index, layer] of layers.entries()) {
-      layer.image.style.opacity = index === chosen ? opacity.value / 100 : 0;
+      const own = layer.heat ? strength : full;
+      layer.image.style.opacity = index === chosen ? own : 0;
     }
+    base.style.filter = layers[chosen]?.heat ? `grayscale(${full})` : "none";
     const label = layers[chosen]?.label ?? "";
     find("[data-shown]", dialog).textContent = `Shown: ${label}`;
     find("output", dialog).textContent = `${opacity.value} %`;
@@ -430,12 +443,14 @@
         const image = find("img", figure);
         if (!image || !figure.dataset.layer) continue;
         const label = textOf(find(".name", figure)) + (target ? `, for ${target}` : "");
-        layers.push({ label, figure, source: image });
+        layers.push({ label, figure, source: image, heat: image.dataset.heat });
       }
     }
-    const base = find("figure[data-base] img", card.element).cloneNode();
+    base = find("figure[data-base] img", card.element).cloneNode();
     const images = layers.map((layer) => {
-      layer.image = layer.source.cloneNode();
+      layer.image = layer.heat
+        ? make("img", { src: layer.heat, alt: layer.source.alt })
+        : layer.source.cloneNode();
       return layer.image;
     });
     for (const image of [base, ...images]) image.loading = "eager";

@@ -1,6 +1,6 @@
 """Choose the temperature of the softmax over concepts, for all models together."""
 
-from consilience import dissection, probe, steps, tables, world
+from consilience import dissection, probe, sheets, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     params, files = snakemake.params, snakemake.input
@@ -17,4 +17,5 @@ with steps.logged(snakemake.log[0]) as log:
         params.settings,
     )
     log(f"a = {dissection.chosen_temperature(rows)}")
-    tables.write_table(rows, snakemake.output[0], tables.TEMPERATURE)
+    tables.write_table(rows, snakemake.output.table, tables.TEMPERATURE)
+    sheets.write_sheets(snakemake.output.get("sheets", []))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from consilience import comparison, descriptions, steps, tables, world
+from consilience import comparison, descriptions, sheets, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     given, output, params = snakemake.input, snakemake.output, snakemake.params
@@ -21,15 +21,18 @@ with steps.logged(snakemake.log[0]) as log:
     rows, resampled = neurons.to_pylist(), tables.read_rows(given.resampled, tables.RESAMPLED)
     concepts = tables.read_table(given.concepts, tables.EMBEDDINGS)
     class_names = tables.read_table(given.class_names, tables.EMBEDDINGS)
-    categories = world.categories() if params.world_words else None
+    categories = None
     if given.get("categories"):
-        categories = descriptions.read_categories(given.categories)
+        categories = descriptions.read_categories(given.categories[0])
     absent = world.ABSENT_CONCEPTS if params.world_words else None
+    kinds = world.categories() if params.world_words else None
     words = concepts["key"].to_pylist()
-    compared = comparison.compare_models(rows, params.top, resampled, words, categories, absent)
+    compared = comparison.compare_models(
+        rows, params.top, resampled, words, categories, absent, kinds
+    )
     models = json.loads(Path(given.check).read_text())["models"]
     compared += comparison.compare_outputs(rows, models, concepts, class_names, resampled)
     tables.write_table(neurons, output.neurons, tables.NEURONS)
-    descriptions.write_neurons(neurons, output.descriptions)
     tables.write_table(comparison.count_concepts(rows), output.concepts, tables.CONCEPTS)
     tables.write_table(compared, output.comparison, tables.COMPARISON)
+    sheets.write_sheets(output.sheets)

@@ -8,7 +8,7 @@ with steps.logged(snakemake.log[0]) as log:
     rows = []
     for source in settings["world"]:
         if snakemake.params.kind == "study":
-            pictures = world.study_pictures(settings["seed"], source["bases"], source["clutter"])
+            pictures = world.study_pictures(settings["seed"], **source)
         else:
             pictures = world.probe_pictures(settings["seed"], source["pictures"], source["clutter"])
         mine = {
@@ -25,6 +25,10 @@ with steps.logged(snakemake.log[0]) as log:
     for row in rows:
         if row.get("error"):
             log(f"skipped: {row['error']}")
+    if snakemake.params.on_bad == "stop":
+        images.refuse_unusable(rows)
+    if not settings["world"] and not snakemake.input.get("wrong"):
+        index.check_usable(rows, snakemake.input.others)
     log(f"{len(rows)} pictures")
     tables.write_table(
         sorted(rows, key=lambda row: row["name"]), snakemake.output[0], tables.PICTURES

@@ -1,9 +1,10 @@
 """Label the neurons of a model with concepts."""
 
-from consilience import dissection, probe, steps, tables, world
+from consilience import dissection, probe, registry, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     params, files = snakemake.params, snakemake.input
+    registry.load(params.extensions)
     absent = world.ABSENT_CONCEPTS if params.world_words else None
     embedded = tables.read_table(files.concepts, tables.EMBEDDINGS)
     settings = dict(params.settings)

@@ -2,27 +2,33 @@
 
 from pathlib import Path
 
-from consilience import explain_params, lime_image, provenance, report, steps, tables
+from consilience import provenance, report, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
-    study, parts = snakemake.params.study, dict(snakemake.input.items())
-    weights = parts.pop("weights")
-    params = {
-        Path(path).parent.name: explain_params.read_params(path)
-        for path in parts.pop("explain_params", [])
-    }
+    params, output, parts = snakemake.params, snakemake.output, dict(snakemake.input.items())
+    files = {name: parts.pop(name) for name in ("weights", "data")}
     content = {
         name: tables.read_rows(
-            paths, tables.PICTURES if name == "probe" else getattr(tables, name.upper())
+            paths,
+            tables.PICTURES if name == "probe" else getattr(tables, name.upper()),
+            without=params.unread,
         )
         for name, paths in parts.items()
     }
+    hashes = {f"weights {path}": provenance.hash_file(path) for path in files["weights"]}
+    hashes |= {f"data {Path(path).name}": provenance.hash_file(path) for path in files["data"]}
+    for name, what in (("pictures", "pictures"), ("probe", "probe pictures")):
+        if rows := content.get(name):
+            hashes[f"all {len(rows)} {what}"] = provenance.hash_pictures(rows)
+    hashes |= {f"table {path}": provenance.hash_file(path) for path in params.tables}
     content = report.Content(
-        study=study,
-        explain_params=params,
+        study=params.study,
+        registered=params.registered,
         versions=provenance.reported_versions(),
-        hashes={f"weights: {path}": provenance.hash_file(path) for path in weights},
+        hashes=hashes,
+        times=provenance.read_times(params.times),
+        printed=params.printed,
         **content,
     )
-    report.write_report(content, snakemake.output[0], lime_image.outline)
-    log(f"{Path(snakemake.output[0]).stat().st_size / 1e6:.1f} MB")
+    report.write_report(content, output.page, output.get("pictures"))
+    log(f"{Path(output.page).stat().st_size / 1e6:.1f} MB")
