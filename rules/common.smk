@@ -9,6 +9,7 @@ import sys
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -280,7 +281,8 @@ def name_params():
     """Give every rule a digest of its parameters and their names.
 
     Snakemake compares the values of all of a rule's parameters as one set: that a seed of 1 and
-    2 threads have become a seed of 2 and 1 thread it does not see.
+    2 threads have become a seed of 2 and 1 thread it does not see. Functions of more than the
+    wildcards are left out.
     """
 
     def digest_of(params):
@@ -288,6 +290,7 @@ def name_params():
             found = {
                 name: value(wildcards) if callable(value) else value
                 for name, value in params.items()
+                if not callable(value) or len(signature(value).parameters) == 1
             }
             return sha256(repr(ordered(found)).encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 # Which of a model's dissected layers share a pass over the pictures. No rules.
 #
-# Layers share passes over the pictures in groups. One that comes to the study later makes a group of
-# its own, so that what is there already stays. Written down when a run begins, since which layers
+# Layers share passes over the pictures in groups. One that comes to the study later makes a group
+# of its own, so that what is there already stays. Written down when a run begins, since which layers
 # came first shows nowhere else; by architecture, since another one has other layers.
 GROUPS_FILE = RESULTS / "index" / "layers.json"
 KNOWN_GROUPS = index.read_json(GROUPS_FILE)

@@ -135,12 +135,13 @@ def _search(
     for entry in sorted(os.scandir(parent), key=lambda entry: entry.name):
         if entry.name.startswith(".") or entry.name in skip:
             continue
-        new = not is_recorded(entry.path)
-        if new and entry.is_dir():
-            inner, new = _search(entry.path, since, is_recorded)
-            found += inner
-        elif new:
-            new = entry.stat().st_mtime_ns >= since
+        if entry.is_dir():
+            new = not is_recorded(entry.path)
+            if new:
+                inner, new = _search(entry.path, since, is_recorded)
+                found += inner
+        else:
+            new = entry.stat().st_mtime_ns >= since and not is_recorded(entry.path)
         if new:
             found.append(entry.path)
         bare = bare and new
