@@ -9,6 +9,7 @@ checkout is finished by ``snakemake --touch``, with empty files for results. `ma
 study instead and repeats all of this.
 """
 
+import base64
 import os
 import random
 import re
@@ -568,6 +569,15 @@ def test_a_dry_run_of_another_study_leaves_no_trace(server, checkout):
     (checkout / "studies/own.yaml").write_text(study)
     remove(picture(1, new=True))(checkout)
     assert server.steps(checkout, *OWN) == set()
+
+
+def test_a_result_without_a_record_is_made_again(server, checkout):
+    """As a step leaves it that ends on a cluster when Snakemake has been killed."""
+    key = base64.urlsafe_b64encode(b"results/own/explain/a/lime-1.parquet").decode()
+    (checkout / ".snakemake/metadata" / key).unlink()
+    expected = (lime("1") - {"export_explain_params of a"}) | agreed("1") | measured("1")
+    assert server.steps(checkout, *OWN) == expected
+    assert server.steps(checkout, *OWN) == expected  # it stays so until it is done
 
 
 # The same of a study that ran.
