@@ -24,6 +24,7 @@ from consilience import (
     outlook,
     provenance,
     runs,
+    store,
 )
 from consilience.errors import ConsilienceError
 from consilience.similarity import SIMILARITIES
@@ -183,6 +184,8 @@ def begin_run():
     Snakemake that is killed, and ending one study takes away another's."""
     with refusing():
         runs.claim_study(RUN_LOCK, RESULTS, logger.info)
+    if STUDY["store"]:
+        store.Store(STUDY["store"]).prune()
 
 
 def mark_unrecorded():

@@ -79,7 +79,13 @@ rule print_report:
         pictures=rules.write_report.output.get("pictures", []),
         template=Path(workflow.basedir) / "workflow/report/report.typ",
     output:
-        RESULTS / "report.pdf",
+        shown(
+            RESULTS / "report.pdf",
+            "page",
+            "1 Report",
+            "Page",
+            {"Page": "The same on paper"},
+        ),
     log:
         LOGS / "print_report.log",
     benchmark:

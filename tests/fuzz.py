@@ -82,7 +82,13 @@ class Executed(BaseException):
 _watching = False
 
 
-def _watch(event: str, arguments: tuple) -> None:
+def watch(on: bool) -> None:
+    """Say whether a reader is at work."""
+    global _watching
+    _watching = on
+
+
+def audit(event: str, arguments: tuple) -> None:
     """Raise where something is executed, written or connected to while a reader is at work."""
     if not _watching:
         return
@@ -493,7 +499,6 @@ def feed(
         ``inputs``, ``taken``, ``refused``, the CPU ``seconds`` that it took, and ``faults``: of
         each its number, the exception's last lines, and where the input lies.
     """
-    global _watching
     reader = readers[name]
     seeds = reader.seeds()
     for suffix, data in seeds:  # what is imported late is imported now
@@ -511,7 +516,7 @@ def feed(
         faulthandler.dump_traceback_later(HANGS, exit=True)
         found["inputs"] += 1
         try:
-            _watching = True
+            watch(True)
             reader.read(path)
             found["taken"] += 1
         except ConsilienceError as error:
@@ -522,7 +527,7 @@ def feed(
         else:
             fault = None
         finally:
-            _watching = False
+            watch(False)
             faulthandler.cancel_dump_traceback_later()
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > MEMORY:
             fault = fault or "takes more memory than it may"
@@ -547,7 +552,7 @@ def main(arguments: list[str] | None = None) -> int:
     shares = {name: READERS[name].share for name in names}
     os.chdir(Path(__file__).parent.parent)
     Image.init()
-    sys.addaudithook(_watch)
+    sys.addaudithook(audit)
     place = "/dev/shm" if os.path.isdir("/dev/shm") else None
     folder = Path(tempfile.mkdtemp(prefix="fuzz-", dir=place))
     print(f"inputs lie in {folder}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """GPUs counted and claimed; those that this machine lacks are files and a program of the test."""
 
 import os
+import re
 import select
 import subprocess
 import sys
@@ -140,6 +141,23 @@ def test_a_step_computes_where_it_was_granted(monkeypatch):
     assert choose_kind("mps", 1) == "mps"
     monkeypatch.setattr(devices, "has_metal", lambda: True)
     assert choose_kind("auto", 1) == "mps"
+
+
+def test_steps_that_compute_on_a_device_ask_for_one_gpu_and_no_others():
+    asked, scripts = set(), set()
+    for path in sorted((REPOSITORY / "rules").glob("*.smk")):
+        for block in re.split(r"\n(?=(?:use )?rule \w)", path.read_text()):
+            if script := re.search(r"script:\n *\"\.\./workflow/scripts/(\w+\.py)\"", block):
+                scripts.add(script[1])
+                asked |= {script[1]} if re.search(r"\n +gpu=1,\n", block) else set()
+    computing = {
+        path.name
+        for path in (REPOSITORY / "workflow/scripts").glob("*.py")
+        if "computing(snakemake, log) as device" in path.read_text()
+    }
+    assert computing <= scripts
+    assert asked == computing
+    assert len(asked) > 10
 
 
 def test_counting_needs_no_torch():

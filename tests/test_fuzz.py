@@ -90,7 +90,7 @@ import fuzz
 from consilience.errors import ConsilienceError
 
 kept = []
-sys.addaudithook(fuzz._watch)
+sys.addaudithook(fuzz.audit)
 fuzz.MEMORY = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + 2 * 10**8
 for body in json.loads(sys.argv[1]):
     code = compile(body, "reader", "exec")

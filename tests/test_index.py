@@ -84,10 +84,45 @@ def test_files_are_read_again_only_when_size_or_time_changed(photographs, tmp_pa
     assert read == [b"a.jpg"]
 
 
+def test_only_batches_that_differ_are_looked_at_again(photographs, tmp_path, monkeypatch):
+    target, looked_at = tmp_path / "index", []
+    describe = index._describe
+
+    def watch(batches, *arguments):
+        looked_at.append(sorted(batches))
+        return describe(batches, *arguments)
+
+    monkeypatch.setattr(index, "_describe", watch)
+    for _ in range(2):
+        before = states(index.write_index([source(photographs)], 8, target))
+    (photographs / "new.jpg").write_bytes(b"new")
+    (photographs / "a.jpg").chmod(0o600)
+    index.write_index([source(photographs)], 8, target)
+    mine = sorted({index.batch_of(name, 8) for name in ("new.jpg", "a.jpg")})
+    assert looked_at == [[*range(8)], [], mine]
+    # A list that something else wrote is written anew, and one that is missing.
+    (target / "3.json").write_text("[]")
+    (target / "4.json").unlink()
+    (photographs / "new.jpg").unlink()
+    after = states(index.write_index([source(photographs)], 8, target))
+    assert looked_at[-1] == sorted({3, 4, index.batch_of("new.jpg", 8)})
+    assert [text for text, _ in after] == [text for text, _ in before]
+
+
+def test_another_number_of_batches_reads_no_file_again(photographs, tmp_path, monkeypatch):
+    target = tmp_path / "index"
+    index.write_index([source(photographs)], 8, target)
+    monkeypatch.setattr(index, "hash_bytes", lambda data: pytest.fail("read again"))
+    for batches in (3, 8):
+        lists = index.write_index([source(photographs)], batches, target)
+        assert sum(len(index.read_index(path)) for path in lists) == 4
+
+
 def test_a_broken_cache_is_made_again(photographs, tmp_path):
     target = tmp_path / "index"
     before = states(index.write_index([source(photographs)], 2, target))
     (target / "seen.json").write_text("{broken")
+    (target / "0.seen").write_text("[1]")
     assert states(index.write_index([source(photographs)], 2, target)) == before
     assert json.loads((target / "seen.json").read_text())
 

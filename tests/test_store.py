@@ -167,6 +167,28 @@ def test_a_store_that_cannot_be_used_is_done_without(tmp_path, log):
     assert "warning: nothing is shared, as" in log.read_text()
 
 
+def test_what_no_study_holds_goes_a_month_after_it_was_last_taken(tmp_path, log):
+    held, left, taken = (make_step(tmp_path, study, a=study) for study in "abc")
+    for step in (held, left, taken):
+        run(step, log)
+    kept = store.Store(tmp_path / "store")
+    for step in (left, taken):
+        for output in step.output:
+            Path(output).unlink()
+    for key in map(store.describe, (held, left, taken)):
+        os.utime(kept.folder / key, (1, 1))
+    assert not run(taken, log)
+    for output in taken.output:
+        Path(output).unlink()
+    with kept.locked(store.describe(left)):  # someone is about to take it
+        assert kept.prune() == []
+    assert kept.prune() == [store.describe(left)]
+    assert not run(held, log)
+    assert not run(taken, log)
+    assert run(left, log)
+    assert store.Store(tmp_path / "nowhere").prune() == []
+
+
 MAKER = """
 import sys
 sys.path[:0] = sys.argv[1:3]

@@ -15,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import dry_runs
@@ -137,7 +138,8 @@ def test_every_table_stands_on_the_page_of_outputs(miniature):
     spec = importlib.util.spec_from_file_location("generate", REPOSITORY / "docs/generate.py")
     generate = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generate)
-    kinds = {"batch": r"\d+", "shard": r"\d+", "model": "[^/]+", "method": "[^/]+"}
+    kinds = dict.fromkeys(("batch", "shard", "group"), r"\d+")
+    kinds |= dict.fromkeys(("model", "other", "method", "crowd", "similarity"), "[^/]+")
     places = [
         (re.sub(r"<(\w+)>", lambda found: kinds[found[1]], re.escape(path)), name)
         for name, paths in generate.FILES.items()
@@ -151,7 +153,15 @@ def test_every_table_stands_on_the_page_of_outputs(miniature):
         assert len(names) == 1, f"{where}: {sorted(names)}"
         tables.open_table(path, getattr(tables, *names))
         found |= names
-    assert found == set(generate.FILES)
+    # A study without `benchmark` has all others.
+    of_benchmark = {
+        name
+        for name, paths in generate.FILES.items()
+        if any(path.startswith("benchmark/") for path in paths)
+    }
+    of_benchmark |= {"AUDIT", "AUDIT_RULES", "CAUSAL", "DISSECTION_TRUTH", "LEADERBOARD"}
+    of_benchmark |= {"CALIBRATION", "CONTRAST_SUMMARY"}
+    assert found | of_benchmark == set(generate.FILES)
 
 
 def page_tables(path):
@@ -402,6 +412,42 @@ def check_report(folder, study, target, studies, monkeypatch):
     assert study in description
     assert "system-message" not in description
     return final
+
+
+def test_another_study_shares_what_is_the_same_and_takes_gpus_as_they_are(
+    miniature, tmp_path, monkeypatch
+):
+    """Rendering is shared; training is not, as it is to be done on another kind of device.
+
+    The GPUs are none: a program says so that stands in for the driver's.
+    """
+    if torch.cuda.is_available():
+        pytest.skip("real GPUs here")
+    program = tmp_path / "bin/nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'GPU 0: X (UUID: GPU-0)'\necho 'GPU 1: X (UUID: GPU-1)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    store = miniature / "results/.shared"
+    before = hashes(store)
+    change = tmp_path / "change.yaml"
+    change.write_text(f"study: second\ntitle: Another\nstore: {store}\n")
+    weights = "results/second/models/scene-net/weights.safetensors"
+    said = snakemake(
+        tmp_path, "--cores", "2", weights, studies=[REPOSITORY / "tests/study.yaml", change]
+    )
+    assert 'gpu=Resource("gpu", 2)' in said
+    logs = {path.stem: path.read_text() for path in tmp_path.glob("results/second/logs/*.log")}
+    taken = {name for name, log in logs.items() if "there already: taken from" in log}
+    assert taken == {"render_held_out", "render_training-0", "render_training-1"}
+    assert "PyTorch cannot use GPU-" in logs["train_classifier-scene-net"]
+    first, second = hashes(miniature / "results/miniature"), hashes(tmp_path / "results/second")
+    assert "models/scene-net/weights.safetensors" in second
+    for name in second:
+        if not name.startswith(("index/", "check.json")):
+            assert second[name] == first[name], name
+    # What is the processor's is not kept as a GPU's.
+    assert hashes(store) == before
 
 
 def test_everything_is_in_snakemakes_own_report(miniature, tmp_path, monkeypatch):
@@ -682,7 +728,7 @@ def test_methods_of_the_users_run_and_rerun_what_uses_them(miniature, tmp_path):
     results_of = folder / "results/miniature"
     targets = {
         "explain/object-net/cam-positive-grad-cam-0": tables.HEATMAPS,
-        "dissect/scene-net/neurons": tables.NEURONS,
+        "dissect/scene-net/neurons-0": tables.NEURONS,
         "agree/object-net/agreement-0": tables.AGREEMENT,
         "agree/object-net/faithfulness-0": tables.FAITHFULNESS,
         "agree/object-net/localization-0": tables.LOCALIZATION,

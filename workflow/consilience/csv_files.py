@@ -11,7 +11,7 @@ from .errors import ConsilienceError, printable, shown
 from .files import read_text
 
 
-def read_sheet(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
+def read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each row of a CSV file with its place, such as ``words.csv, line 3``.
 
     Other columns than those asked for may be there; empty lines are passed over.

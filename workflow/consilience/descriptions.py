@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from .csv_files import read_sheet
+from .csv_files import read_rows
 from .errors import ConsilienceError, shown
 from .files import write_atomically
 
@@ -121,7 +121,7 @@ def read_categories(path: str | Path) -> dict[str, str]:
         value or repeats a word: names the file and the line.
     """
     found: dict[str, str] = {}
-    for where, row in read_sheet(path, ("word", "category")):
+    for where, row in read_rows(path, ("word", "category")):
         word, category = row["word"].strip(), row["category"].strip()
         if not word or not category:
             raise ConsilienceError(f"{where}: the {'category' if word else 'word'} is empty")
@@ -133,7 +133,7 @@ def read_categories(path: str | Path) -> dict[str, str]:
 
 def _read_clip_dissect(model: str, path: str | Path) -> list[dict]:
     rows, seen = [], set()
-    for where, row in read_sheet(path, ("layer", "unit", "description", "similarity")):
+    for where, row in read_rows(path, ("layer", "unit", "description", "similarity")):
         layer, unit = row["layer"].strip(), _whole(where, row["unit"], 0)
         if not layer:
             raise ConsilienceError(f"{where}: the layer is empty")
@@ -148,7 +148,7 @@ def _read_clip_dissect(model: str, path: str | Path) -> list[dict]:
 
 def _read_netdissect(model: str, layer: str, path: str | Path) -> list[dict]:
     rows, seen = [], set()
-    for where, row in read_sheet(path, ("unit", "label", "score")):
+    for where, row in read_rows(path, ("unit", "label", "score")):
         unit = _whole(where, row["unit"], 1)
         if unit in seen:
             raise ConsilienceError(f"{where}: unit {unit} is there twice; keep one")

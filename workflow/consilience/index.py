@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import hashlib
 import json
 import os
+import re
+import stat
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from .csv_files import read_sheet
+from .csv_files import read_rows
 from .errors import ConsilienceError, printable, shown
 from .files import LARGEST_PICTURE, find_fault, read_file, write_if_changed
 from .images import batch_of, describe_files, hash_bytes, refuse_unusable
@@ -31,7 +35,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
         picture twice: names the file and the line.
     """
     labels: dict[str, str] = {}
-    for where, row in read_sheet(path, ("name", "label")):
+    for where, row in read_rows(path, ("name", "label")):
         name, label = row["name"], row["label"].strip()
         if not name or not label:
             raise ConsilienceError(f"{where}: the {'label' if name else 'name'} is empty")
@@ -39,6 +43,24 @@ def read_labels(path: str | Path) -> dict[str, str]:
             raise ConsilienceError(f"{where}: {shown(name)} is labelled twice; keep one")
         labels[name] = label
     return labels
+
+
+class _State(NamedTuple):
+    """What tells whether a file must be looked at again."""
+
+    size: int
+    time: int  # of its last change, ns
+    access: tuple[int, int, int]  # mode, owner and group
+
+
+class _Picture(NamedTuple):
+    """A picture of a folder, or what would be one."""
+
+    folder: str
+    label: str | None
+    state: _State | None  # None where it is known to be no file that can be read
+    fault: str | None
+    mask: tuple[str, _State] | None
 
 
 def list_pictures(folder: str | Path, include: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -61,8 +83,18 @@ def list_pictures(folder: str | Path, include: Sequence[str]) -> tuple[list[str]
     ConsilienceError
         If the folder itself cannot be listed.
     """
-    names, faults = [], {}
-    patterns = [pattern.lower() for pattern in include]
+    states, faults = _find_pictures(folder, include)
+    return sorted(states), faults
+
+
+def _find_pictures(
+    folder: str | Path, include: Sequence[str]
+) -> tuple[dict[str, _State], dict[str, str]]:
+    """List pictures as :func:`list_pictures` does, with their states. There may be millions."""
+    states: dict[str, _State] = {}
+    faults: dict[str, str] = {}
+    match = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in include)).match
+    accesses: dict[tuple, tuple] = {}
     waiting = [""]
     while waiting:  # not os.walk: it passes over folders that cannot be listed
         inner = waiting.pop()
@@ -85,19 +117,21 @@ def list_pictures(folder: str | Path, include: Sequence[str]) -> tuple[list[str]
                     "is a link to a folder, which is not followed; name the folder itself in "
                     "the study"
                 )
-            elif any(
-                fnmatch.fnmatchcase(text.lower(), pattern)
-                for pattern in patterns
-                for text in (path, entry.name)
-            ):
-                fault = find_fault(entry.path, LARGEST_PICTURE)
-                if path != _utf8(path):
-                    fault = "has a name that is not UTF-8; rename it"
-                if fault:
-                    faults[_utf8(path)] = fault
-                else:
-                    names.append(path)
-    return sorted(names), faults
+            elif match(path.lower()) or (inner and match(entry.name.lower())):
+                if not path.isascii() and path != _utf8(path):
+                    faults[_utf8(path)] = "has a name that is not UTF-8; rename it"
+                    continue
+                try:
+                    found = entry.stat()
+                except OSError:
+                    found = None
+                if found and stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_PICTURE:
+                    access = found.st_mode, found.st_uid, found.st_gid
+                    access = accesses.setdefault(access, access)  # one for millions of files
+                    states[path] = _State(found.st_size, found.st_mtime_ns, access)
+                elif fault := find_fault(entry.path, LARGEST_PICTURE):
+                    faults[path] = fault
+    return states, faults
 
 
 def _utf8(path: str) -> str:
@@ -182,19 +216,6 @@ def _by_stem(names: Iterable[str], folder: str | Path, said: str) -> dict[str, s
     return found
 
 
-def _hash_file(path: Path, known: Mapping[str, Sequence]) -> tuple[int, int, str]:
-    """Return size, modification time (ns) and SHA-256; the last from ``known`` if those match."""
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise ConsilienceError(f"{printable(path)}: cannot be read ({error.strerror})") from None
-    before = known.get(str(path))
-    # What may not be read now is not taken for what it was, or it would fail in the middle.
-    if before and before[:2] == [status.st_size, status.st_mtime_ns] and os.access(path, os.R_OK):
-        return status.st_size, status.st_mtime_ns, before[2]
-    return status.st_size, status.st_mtime_ns, hash_bytes(read_file(path, LARGEST_PICTURE))
-
-
 def read_json(path: Path) -> dict:
     """Read what is only kept to save work: an object of JSON, empty if there is none to be read."""
     try:
@@ -209,6 +230,10 @@ def write_index(
 ) -> list[Path]:
     """Index folders of pictures into ``target``/0.json … , one file a batch.
 
+    What was listed before is not listed again: ``seen.json`` there holds, for each batch, a
+    fingerprint of its files' names, sizes, times and the like. Only batches that differ in it are
+    listed anew, and of these only files are read whose size or time has changed (``*.seen``).
+
     Parameters
     ----------
     sources
@@ -216,8 +241,7 @@ def write_index(
     batches
         Number of batches; a picture's depends on its relative path alone.
     target
-        Folder of the lists. Beside them ``seen.json`` keeps size, time and hash of each file, so
-        that a file is read again only when its size or time has changed.
+        Folder of the lists.
     on_bad
         ``skip`` lists what cannot be read with the reason; ``stop`` raises. Whether a file that
         can be read is a picture is not looked at here.
@@ -236,66 +260,166 @@ def write_index(
         label or mask has no picture.
     """
     target = Path(target)
-    seen_file = target / "seen.json"
-    known = read_json(seen_file)
-    seen: dict[str, list] = {}
-    entries: dict[str, dict] = {}
+    pictures: dict[str, _Picture] = {}
+    folders = [source for source in sources if "folder" in source]
+    for source in folders:
+        own = _look_into(source)
+        if both := sorted(set(own) & set(pictures)):
+            raise ConsilienceError(
+                f"{printable(source['folder'])}: {both[0]!r} is also in another folder; rename one"
+            )
+        pictures |= own
+    dealt: list[list[str]] = [[] for _ in range(batches)]
+    for name in pictures:
+        dealt[batch_of(name, batches)].append(name)
+    before = read_json(target / "seen.json").get("batches")
+    before = before if isinstance(before, list) else []
+    now, changed = [], {}
+    for batch, names in enumerate(dealt):
+        names.sort()
+        now.append({"files": _fingerprint(names, pictures), "list": _state_of_list(target, batch)})
+        known = before[batch] if batch < len(before) else None
+        bad = known.get("bad") if isinstance(known, dict) else None
+        if isinstance(bad, list) and now[-1] | {"bad": bad} == known:
+            now[-1] = known
+        else:
+            changed[batch] = names
+    # Where their number has changed, files are in other batches than they were read for.
+    seen_before = [target / f"{batch}.seen" for batch in changed]
+    known = _read_known(seen_before if len(before) == batches else sorted(target.glob("*.seen")))
+    lists, seen = _describe(changed, pictures, known)
+    for batch, entries in lists.items():
+        now[batch]["bad"] = [entry for entry in entries if "error" in entry]
+    _refuse_bad(folders, pictures, [entry for each in now for entry in each["bad"]], on_bad)
+    for batch, entries in lists.items():
+        text = json.dumps(entries, indent=1, ensure_ascii=True) + "\n"
+        write_if_changed(target / f"{batch}.json", text)
+        write_if_changed(target / f"{batch}.seen", json.dumps(seen[batch], sort_keys=True))
+        now[batch]["list"] = _state_of_list(target, batch)
+    # Last, so that what is not written is done again.
+    write_if_changed(target / "seen.json", json.dumps({"batches": now}, indent=1))
+    return [target / f"{batch}.json" for batch in range(batches)]
 
-    def hash_of(path: Path) -> str:
-        seen[str(path)] = list(_hash_file(path, known))
-        return seen[str(path)][2]
 
+def _look_into(source: Mapping) -> dict[str, _Picture]:
+    """Return the pictures of a source of a study, by name, with their labels and masks."""
+    folder, include = Path(source["folder"]), source["include"]
+    states, faults = _find_pictures(folder, include)
+    if source.get("masks"):
+        inner = _below([*states, *faults], folder, Path(source["masks"]))
+        states = {name: state for name, state in states.items() if name not in inner}
+        faults = {name: fault for name, fault in faults.items() if name not in inner}
+    names = sorted(states) + list(faults) if source.get("masks") or source.get("labels") else []
+    masks = find_masks(source["masks"], names) if source.get("masks") else {}
+    labels = _label(source["labels"], names) if source.get("labels") else {}
+    if not states and not faults:
+        raise ConsilienceError(
+            f"{printable(folder)}: holds no picture that matches {', '.join(include)}"
+        )
+
+    def describe(name: str, state: _State | None, fault: str | None) -> _Picture:
+        mask = (str(masks[name]), _state_of(masks[name])) if name in masks else None
+        return _Picture(str(folder), labels.get(name), state, fault, mask)
+
+    found = {name: describe(name, None, fault) for name, fault in faults.items()}
+    for name, state in states.items():
+        found[name] = describe(name, state, None)
+    return found
+
+
+def _state_of(path: str | Path) -> _State:
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise ConsilienceError(f"{printable(path)}: cannot be read ({error.strerror})") from None
+    access = found.st_mode, found.st_uid, found.st_gid
+    return _State(found.st_size, found.st_mtime_ns, access)
+
+
+def _fingerprint(names: Iterable[str], pictures: Mapping[str, _Picture]) -> str:
+    """Return a digest of all that a batch's list is made from, but for the files' content."""
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(repr((name, tuple(pictures[name]))).encode())
+    return digest.hexdigest()[:32]
+
+
+def _state_of_list(target: Path, batch: int) -> list[int] | None:
+    """Return size and time (ns) of a list, so that one which something else wrote is noticed."""
+    try:
+        found = os.stat(target / f"{batch}.json")
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _read_known(paths: Iterable[Path]) -> dict[str, list]:
+    """Return size, time (ns) and SHA-256 of files, by path, as they were when last read."""
+    known = {}
+    for path in paths:
+        known |= read_json(path)
+    return known
+
+
+def _describe(
+    batches: Mapping[int, Sequence[str]],
+    pictures: Mapping[str, _Picture],
+    known: Mapping[str, Sequence],
+) -> tuple[dict[int, list[dict]], dict[int, dict[str, list]]]:
+    """Return the entries of batches, and what was seen of their files."""
+    lists, seen = {}, {}
+
+    def hash_of(path: str, state: _State, batch: int) -> str:
+        size, time, _ = state
+        before = known.get(path)
+        # What may not be read now is not taken for what it was, or it would fail in the middle.
+        if before and before[:2] == [size, time] and os.access(path, os.R_OK):
+            sha256 = before[2]
+        else:
+            sha256 = hash_bytes(read_file(path, LARGEST_PICTURE))
+        seen[batch][path] = [size, time, sha256]
+        return sha256
+
+    count = sum(map(len, batches.values()))
+    work = ((batch, name) for batch, names in batches.items() for name in names)
+    for batch in batches:
+        lists[batch], seen[batch] = [], {}
+    for batch, name in track(work, "pictures", count):
+        picture = pictures[name]
+        path = str(Path(picture.folder, name))
+        entry = {"name": name, "path": path, "sha256": None, "label": picture.label}
+        try:
+            if picture.fault:
+                raise ConsilienceError(f"{printable(name)}: {picture.fault}")
+            entry["sha256"] = hash_of(path, picture.state, batch)
+        except ConsilienceError as error:
+            entry |= {"path": _utf8(path), "error": str(error)}
+        if picture.mask:
+            mask, state = picture.mask
+            entry["mask"] = {"path": mask, "sha256": hash_of(mask, state, batch)}
+        lists[batch].append(entry)
+    return lists, seen
+
+
+def _refuse_bad(
+    sources: Iterable[Mapping],
+    pictures: Mapping[str, _Picture],
+    bad: Sequence[Mapping],
+    on_bad: str,
+) -> None:
+    """Stop where none of a folder's pictures can be read, or where any bad one is to stop it."""
+    if not bad:
+        return
     for source in sources:
-        if "folder" not in source:
-            continue
-        folder, include = Path(source["folder"]), source["include"]
-        names, faults = list_pictures(folder, include)
-        if source.get("masks"):
-            inner = _below([*names, *faults], folder, Path(source["masks"]))
-            names = [name for name in names if name not in inner]
-            faults = {name: fault for name, fault in faults.items() if name not in inner}
-        masks = find_masks(source["masks"], [*names, *faults]) if source.get("masks") else {}
-        labels = _label(source["labels"], [*names, *faults]) if source.get("labels") else {}
-        own = {}
-        for name in track([*names, *faults], f"pictures of {printable(folder)}"):
-            own[name] = {
-                "name": name,
-                "path": str(folder / name),
-                "sha256": None,
-                "label": labels.get(name),
-            }
-            try:
-                if name in faults:
-                    raise ConsilienceError(f"{printable(name)}: {faults[name]}")
-                own[name]["sha256"] = hash_of(folder / name)
-            except ConsilienceError as error:
-                own[name] |= {"path": _utf8(own[name]["path"]), "error": str(error)}
-            if name in masks:
-                mask = masks[name]
-                own[name]["mask"] = {"path": str(mask), "sha256": hash_of(mask)}
-        if both := sorted(set(own) & set(entries)):
+        folder = str(Path(source["folder"]))
+        own = [entry for entry in bad if pictures[entry["name"]].folder == folder]
+        if own and len(own) == sum(picture.folder == folder for picture in pictures.values()):
             raise ConsilienceError(
-                f"{printable(folder)}: {both[0]!r} is also in another folder; rename one"
+                f"{printable(folder)}: holds no picture that can be read; the first: "
+                f"{own[0]['error']}"
             )
-        entries |= own
-        bad = [entry["error"] for entry in own.values() if "error" in entry]
-        if not own:
-            raise ConsilienceError(
-                f"{printable(folder)}: holds no picture that matches {', '.join(include)}"
-            )
-        if len(bad) == len(own):
-            raise ConsilienceError(
-                f"{printable(folder)}: holds no picture that can be read; the first: {bad[0]}"
-            )
-        if bad and on_bad == "stop":
-            refuse_unusable(list(own.values()))
-    lists = []
-    for batch in range(batches):
-        chosen = [entries[name] for name in sorted(entries) if batch_of(name, batches) == batch]
-        lists.append(target / f"{batch}.json")
-        write_if_changed(lists[-1], json.dumps(chosen, indent=1, ensure_ascii=True) + "\n")
-    write_if_changed(seen_file, json.dumps(seen, sort_keys=True))
-    return lists
+        if own and on_bad == "stop":
+            refuse_unusable(own)
 
 
 def group_layers(layers: Sequence[str], known: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import metadata
@@ -84,7 +84,7 @@ def _parse(path: Path) -> tuple[str, list[str], list[str]]:
 def _find_imports(tree: ast.Module) -> tuple[set[str], set[str]]:
     """Return the names that a module imports from our library, and packages."""
     modules, packages = set(), set()
-    for node in _walk(tree):
+    for node in _find_statements(tree, checked=False):
         if isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level == 0 and base.split(".")[0] != LIBRARY.name:
@@ -102,21 +102,28 @@ def _find_imports(tree: ast.Module) -> tuple[set[str], set[str]]:
     return modules, packages
 
 
-def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield a node and all within it, without what only a type checker imports."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            for other in child.orelse:
-                yield from _walk(other)
-        else:
-            yield from _walk(child)
+def _find_statements(tree: ast.Module, checked: bool) -> list[ast.AST]:
+    """Return a module and its statements at every depth, a small part of all its nodes.
+
+    What only a type checker reads is among them if ``checked``.
+    """
+    found, waiting = [], [tree]
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        test = getattr(node, "test", None)
+        if not checked and isinstance(test, ast.Name) and test.id == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, part, ())
+    return found
 
 
 def _dump(tree: ast.Module) -> str:
     """Write a module's code out without comments, docstrings and layout; the tree is changed."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    for node in ast.walk(tree):
+    for node in _find_statements(tree, checked=True):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:]
     return repr(_plain(tree))
@@ -129,12 +136,13 @@ def _plain(node):
         return [_plain(item) for item in node]
     if not isinstance(node, ast.AST):
         return node
-    fields = [
-        (name, _plain(value))
-        for name, value in ast.iter_fields(node)
-        if isinstance(node, ast.Constant) or (value is not None and value != [])
-    ]
-    return (type(node).__name__, *fields)
+    kind = type(node)
+    plain = [kind.__name__]
+    for name in kind._fields:
+        value = getattr(node, name, None)
+        if kind is ast.Constant or (value is not None and value != []):
+            plain.append((name, _plain(value)))
+    return tuple(plain)
 
 
 @cache

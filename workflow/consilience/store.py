@@ -5,7 +5,8 @@ versions of its step, its parameters, and the content of its inputs. Whoever nee
 copy; whoever makes it first leaves a second name (hard link) of its files here, which takes no
 room. Nothing is trusted: content is hashed when it is kept, and again when it is taken.
 
-The store can be deleted at any time, also in part.
+The store can be deleted at any time, also in part. What no study holds any more and none has taken
+for a month goes by itself.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
 from .devices import choose_kind
-from .locks import locked
+from .files import TEMPORARY
+from .locks import locked, try_lock
 from .steps import Finished
+
+DAYS = 30
+"""How long what no study holds is kept after it was last taken."""
 
 _ENTRY = "entry.json"
 
@@ -144,6 +150,7 @@ class Store:
                     raise ValueError
             for part, output in zip(parts, outputs, strict=True):
                 os.replace(part, output)
+            os.utime(place)
         except (FileNotFoundError, ValueError, IndexError, TypeError):
             shutil.rmtree(place, ignore_errors=True)
             return False
@@ -184,6 +191,29 @@ class Store:
             shutil.rmtree(part, ignore_errors=True)
             raise
 
+    def prune(self, days: float = DAYS) -> list[str]:
+        """Remove entries that no study holds and none has taken for so many days.
+
+        A study holds what it made: its file and the entry's are one, with two names. Returns the
+        keys of what was removed.
+        """
+        pruned, before = [], time.time() - days * 24 * 3600
+        for place in self.folder.glob("[!.]*/entry.json"):
+            place = place.parent
+            try:
+                held = any(path.stat().st_nlink > 1 for path in place.iterdir())
+                if held or place.stat().st_mtime > before:
+                    continue
+                if (lock := try_lock(self.folder / "locks" / place.name)) is None:
+                    continue
+                with lock:
+                    shutil.rmtree(place)
+                    (self.folder / "locks" / place.name).unlink()
+            except OSError:  # another process is at it, or it is not ours to remove
+                continue
+            pruned.append(place.name)
+        return sorted(pruned)
+
 
 def hash_file(path: str | Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits, without holding it in memory."""
@@ -193,10 +223,12 @@ def hash_file(path: str | Path) -> str:
 
 def _copy(source: Path, target: Path) -> Path:
     """Copy a file beside ``target``, and return the copy's path."""
-    handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    handle, part = tempfile.mkstemp(dir=target.parent, prefix=f"{TEMPORARY}{target.name}-")
     os.close(handle)
     try:
         shutil.copyfile(source, part)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())  # what has its name is whole, whenever the power goes
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(part, 0o666 & ~umask)  # mkstemp makes files private
