@@ -131,7 +131,7 @@ def interrupt_runs(folder, arguments, expected, times, rng, longest, say=print):
                     done = sum(path in expected for path in hashes(folder / "results"))
                     say(f"{kind} after {moment:.1f} s: {done} of {len(expected)} results are there")
             process.wait()
-        refused = re.search("locked|runs this study", (folder / "said.log").read_text())
+        refused = re.search("cannot be locked|runs this study", (folder / "said.log").read_text())
         assert not refused, (folder / "said.log").read_text()[-5000:]
         if process.returncode == 0:
             check(folder, expected)
