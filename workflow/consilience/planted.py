@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from .classifiers import Classifier
-from .controls import find_edges, make_centre, make_rng, order_noise
+from .controls import find_edges, make_centre, order_noise
 from .errors import ConsilienceError
-from .measures import Heatmap, Superpixels
+from .measures import Heatmap, Superpixels, make_rng
 from .world import TRANSFORM
 
 TARGET = 1
