@@ -312,7 +312,7 @@ rule rank_entrants:
     benchmark:
         TIMES / "rank_entrants.tsv"
     conda:
-        "../envs/base.yaml"
+        "../envs/explain.yaml"
     threads: 1
     resources:
         mem_mb=growing(2000),
