@@ -18,7 +18,7 @@ run: $(READY)  ## Set up, then run the default study: results/default/report.htm
 	$(BIN)/snakemake --cores $(CORES)
 
 test: $(READY)  ## Set up, then run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(READY)  ## Set up, then run what takes too long for `make test`
 	$(BIN)/python -m pytest -m soak

@@ -221,8 +221,8 @@ FILES = {
         "pictures/candidates.parquet",
     ],
     "ACTIVATIONS": [
-        "dissect/<model>/activations-<shard>.parquet",
-        "dissect/<model>/untrained-<shard>.parquet",
+        "dissect/<model>/activations-<group>-<shard>.parquet",
+        "dissect/<model>/untrained-<group>-<shard>.parquet",
         "benchmark/<model>/planted-<shard>.parquet",
     ],
     "EMBEDDINGS": [
@@ -232,10 +232,10 @@ FILES = {
     ],
     "NEURONS": [
         "tables/neurons.parquet",
-        "dissect/<model>/neurons.parquet",
-        "benchmark/<model>/<own or planted>-<similarity>.parquet",
+        "dissect/<model>/neurons-<group>.parquet",
+        "benchmark/<model>/<crowd>-<similarity>.parquet",
     ],
-    "RESAMPLED": ["dissect/<model>/resampled.parquet"],
+    "RESAMPLED": ["dissect/<model>/resampled-<group>.parquet"],
     "TEMPERATURE": ["tables/temperature.parquet"],
     "CONCEPTS": ["tables/concepts.parquet"],
     "COMPARISON": ["tables/comparison.parquet"],
@@ -268,7 +268,7 @@ FILES = {
     "DISSECTION_TRUTH": ["tables/dissection_truth.parquet"],
     "CONTRAST": [
         "tables/contrast.parquet",
-        "benchmark/contrast-<model>-against-<model>-<batch>.parquet",
+        "benchmark/contrast-<model>-against-<other>-<batch>.parquet",
     ],
     "CONTRAST_SUMMARY": ["tables/contrast_summary.parquet"],
     "TRUST": ["tables/trust.parquet", "benchmark/<model>/trust-<batch>.parquet"],

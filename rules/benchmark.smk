@@ -48,7 +48,7 @@ rule measure_responses:
     benchmark:
         TIMES / "measure_responses-{model}.tsv"
     conda:
-        "../envs/torch.yaml"
+        "../envs/explain.yaml"
     threads: THREADS
     resources:
         mem_mb=growing(4000),
@@ -203,9 +203,9 @@ rule contrast_models:
     output:
         BENCH / "contrast-{model}-against-{other}-{batch}.parquet",
     log:
-        LOGS / "contrast_models-{model}-against-{other}-{batch}.log",
+        LOGS / "contrast_models-{model}-{other}-{batch}.log",
     benchmark:
-        TIMES / "contrast_models-{model}-against-{other}-{batch}.tsv"
+        TIMES / "contrast_models-{model}-{other}-{batch}.tsv"
     conda:
         "../envs/base.yaml"
     threads: 1
@@ -312,7 +312,7 @@ rule rank_entrants:
     benchmark:
         TIMES / "rank_entrants.tsv"
     conda:
-        "../envs/base.yaml"
+        "../envs/explain.yaml"
     threads: 1
     resources:
         mem_mb=growing(2000),

@@ -562,8 +562,12 @@ def concept_files():
 
 def category_files():
     """The list of words by category; none where neurons are not counted by it."""
-    name = STUDY["comparison"]["categories"]
-    return [configuration.find_categories(name)] if name else []
+    if not (name := STUDY["comparison"]["categories"]):
+        return []
+    path = configuration.find_categories(name)
+    # One of ours by its place in the checkout, wherever that lies.
+    here = Path.cwd()
+    return [path.relative_to(here) if path.is_relative_to(here) else path]
 
 
 def published_files():

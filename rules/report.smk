@@ -28,11 +28,8 @@ rule draw_thumbnails:
 
 
 # No inputs: where the workflow lies, and when it came there, says nothing.
-TEMPLATES = [
-    path
-    for path in (Path(workflow.basedir) / "workflow/report").iterdir()
-    if path.suffix in (".j2", ".css", ".js")
-]
+REPORT = Path(workflow.basedir) / "workflow/report"
+TEMPLATES = [path for path in REPORT.iterdir() if path.suffix in (".j2", ".css", ".js")]
 
 
 rule write_report:
@@ -77,9 +74,14 @@ rule print_report:
     input:
         page=rules.write_report.output.page,
         pictures=rules.write_report.output.get("pictures", []),
-        template=Path(workflow.basedir) / "workflow/report/report.typ",
     output:
-        RESULTS / "report.pdf",
+        shown(
+            RESULTS / "report.pdf",
+            "page",
+            "1 Report",
+            "Page",
+            {"Page": "The same on paper"},
+        ),
     log:
         LOGS / "print_report.log",
     benchmark:
@@ -91,7 +93,7 @@ rule print_report:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        code=code("print_report.py"),
+        code=code("print_report.py", [REPORT / "report.typ"]),
         pictures=STUDY["report"]["printed_pictures"],
     message:
         "Print the report"

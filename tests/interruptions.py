@@ -38,13 +38,13 @@ def run(folder, *arguments):
 
 
 def hashes(folder):
-    """SHA-256 of all results by path, without what holds times."""
+    """SHA-256 of all results by path, without what holds times or is only kept for others."""
     found = {}
     if not Path(folder).is_dir():
         return found
     for path in sorted(Path(folder).rglob("*")):
         parts = path.relative_to(folder).parts
-        if path.is_file() and not {"logs", "benchmarks", "index"} & set(parts):
+        if path.is_file() and not {"logs", "benchmarks", "index", ".shared"} & set(parts):
             found["/".join(parts)] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
@@ -61,6 +61,8 @@ class Record:
 def interrupt(kind, process, rng):
     """Interrupt a running Snakemake; wait until it has ended, where it ends by that.
 
+    Returns whether it was interrupted: it may end before it starts a step that could be killed.
+
     ``ctrl-c``: SIGINT to all of its processes, as a terminal sends it; ``step``: SIGKILL to one
     process of a step, the others go on, and Snakemake too; ``snakemake``: SIGKILL to Snakemake, its
     steps go on; ``machine``: SIGKILL to all.
@@ -70,13 +72,15 @@ def interrupt(kind, process, rng):
             with suppress(psutil.NoSuchProcess):
                 if steps := psutil.Process(process.pid).children(recursive=True):
                     rng.choice(steps).kill()
-                    return
+                    return True
             time.sleep(0.05)
-    elif kind == "snakemake":
+        return False
+    if kind == "snakemake":
         process.kill()
     else:
         os.killpg(process.pid, signal.SIGINT if kind == "ctrl-c" else signal.SIGKILL)
     process.wait()
+    return True
 
 
 def interrupt_runs(folder, arguments, expected, times, rng, longest, say=print):
@@ -121,14 +125,13 @@ def interrupt_runs(folder, arguments, expected, times, rng, longest, say=print):
                 moment = rng.uniform(0, longest)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=moment)
-                if process.poll() is None:
+                if process.poll() is None and interrupt(kinds[-1], process, rng):
                     kind = kinds.pop()
-                    interrupt(kind, process, rng)
                     record.interrupted[kind] += 1
                     done = sum(path in expected for path in hashes(folder / "results"))
                     say(f"{kind} after {moment:.1f} s: {done} of {len(expected)} results are there")
             process.wait()
-        refused = re.search("locked|runs this study", (folder / "said.log").read_text())
+        refused = re.search("cannot be locked|runs this study", (folder / "said.log").read_text())
         assert not refused, (folder / "said.log").read_text()[-5000:]
         if process.returncode == 0:
             check(folder, expected)

@@ -821,6 +821,7 @@ def command(tmp_path, monkeypatch, capsys):
         ]
         pins.write_text(yaml.safe_dump({"assets": entries}))
 
+    monkeypatch.setattr(configuration, "DEFAULT", tmp_path / "config.yaml")
     monkeypatch.setattr(assets, "PINS", pins)
     monkeypatch.setattr(assets.read_pins, "__defaults__", (pins,))
     run.pin = pin

@@ -304,7 +304,7 @@ def planned(checkout):
         input=json.dumps(jobs),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert run.returncode == 0, run.stderr
     said = [Path(job["said"]).read_text() for job in jobs]
@@ -406,6 +406,8 @@ def test_commands_within_sentences_have_options_that_exist():
     for page in MORE_PAGES:
         for span in re.findall(r"`([^`]+)`", FENCE.sub("", page.read_text(encoding="utf-8"))):
             words = span.split()
+            if words[0].startswith("--") and page.parent.name == "benchmarks":
+                continue  # of the script in the same row
             if words[0] == "make" and len(words) > 1:
                 assert {w for w in words[1:] if "=" not in w} <= targets, f"{page.name}: {span}"
             elif words[0] == "snakemake" or re.fullmatch(r"--[a-z-]+(=.*)?", words[0]):

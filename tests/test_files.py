@@ -4,11 +4,13 @@ import os
 import socket
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from conftest import REPOSITORY
 from consilience import files, tables
 from consilience.errors import ConsilienceError
 
@@ -203,3 +205,18 @@ def test_a_full_disk_is_named_and_loses_nothing(small_disk, write):
         write(small_disk / "result")
     assert contents(small_disk) == before
     files.write_atomically(small_disk / "small", lambda part: Path(part).write_text("fits"))
+
+
+def test_a_writer_that_is_killed_leaves_what_was_there(tmp_path):
+    path = tmp_path / "table"
+    path.write_text("before")
+    write = "lambda part: (open(part, 'w').write('half'), os.kill(os.getpid(), 9))"
+    code = (
+        f"import os; from consilience import files; files.write_atomically({str(path)!r}, {write})"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "workflow")}
+    assert subprocess.run([sys.executable, "-c", code], env=environment).returncode == -9
+    assert path.read_text() == "before"
+    assert len(list(tmp_path.iterdir())) == 2
+    files.remove_temporary(tmp_path)
+    assert contents(tmp_path) == {"table": "before"}

@@ -1025,7 +1025,7 @@ def in_the_way(tmp_path):
 
 
 def full_disk(tmp_path):
-    said = r"t\.parquet: cannot be written \(No space left on device\); make room"
+    said = r"t\.parquet: cannot be written, no space is left on the disk; make room"
 
     def write(part):
         raise OSError(errno.ENOSPC, "No space left on device", part)

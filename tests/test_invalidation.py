@@ -9,6 +9,7 @@ checkout is finished by ``snakemake --touch``, with empty files for results. `ma
 study instead and repeats all of this.
 """
 
+import base64
 import os
 import random
 import re
@@ -125,7 +126,7 @@ def repeated_lime(batches=BATCHES):
     return of_batches("repeat_lime", batches, model="a") | {"gather_lime_stability"}
 
 
-PAGE = {"write_report"}
+PAGE = {"write_report", "print_report"}
 JUDGED = {"judge_study"} | PAGE
 SANITY = {"check_sanity of a", "summarise_sanity"} | PAGE
 
@@ -135,10 +136,15 @@ def agreed(batches=BATCHES):
     return of_batches("compare_explanations", batches, model="a") | {"summarise_agreement"} | JUDGED
 
 
+def drawn(batches=BATCHES):
+    return of_batches("draw_thumbnails", batches, model="a") | PAGE
+
+
 def measured(batches=BATCHES):
-    """The same of what is held against masks and against the model."""
+    """The same of what is drawn, and held against masks and against the model."""
     return (
-        of_batches("score_localization", batches, model="a")
+        drawn(batches)
+        | of_batches("score_localization", batches, model="a")
         | {"summarise_localization"}
         | faithful(batches)
     )
@@ -431,7 +437,7 @@ CHANGES = {
     "LIME's repeats": (restudy(lime={"repeats": 2}), repeated_lime() | agreed()),
     "LIME's features": (
         restudy(lime={"num_features": 3}),
-        {"export_explain_params of a"} | PAGE,
+        {"export_explain_params of a"} | drawn(),
     ),
     "parameter of another segmentation": (restudy(lime={"quickshift": {"ratio": 0.5}}), PAGE),
     "CAM added": (
@@ -491,7 +497,8 @@ CHANGES = {
     # Words on the page.
     "title": (restudy(title="Another"), PAGE),
     "template": (append("workflow/report/report.html.j2", " "), PAGE),
-    "caption": (append("workflow/report/caption.rst", "A picture.\n"), set()),
+    "template on paper": (append("workflow/report/report.typ", "\n"), {"print_report"}),
+    "caption": (append("workflow/report/captions/page.rst", "Seen.\n"), set()),
     # What means nothing.
     "comment in the configuration": (comment, set()),
     "order in the configuration": (reorder, set()),
@@ -568,6 +575,15 @@ def test_a_dry_run_of_another_study_leaves_no_trace(server, checkout):
     (checkout / "studies/own.yaml").write_text(study)
     remove(picture(1, new=True))(checkout)
     assert server.steps(checkout, *OWN) == set()
+
+
+def test_a_result_without_a_record_is_made_again(server, checkout):
+    """As a step leaves it that ends on a cluster when Snakemake has been killed."""
+    key = base64.urlsafe_b64encode(b"results/own/explain/a/lime-1.parquet").decode()
+    (checkout / ".snakemake/metadata" / key).unlink()
+    expected = (lime("1") - {"export_explain_params of a"}) | agreed("1") | measured("1")
+    assert server.steps(checkout, *OWN) == expected
+    assert server.steps(checkout, *OWN) == expected  # it stays so until it is done
 
 
 # The same of a study that ran.

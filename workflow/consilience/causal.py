@@ -24,8 +24,8 @@ from scipy import stats
 
 from . import world
 from .calibration import adjust
-from .controls import make_rng
 from .errors import ConsilienceError
+from .measures import make_rng
 
 FACTORS: dict[str, tuple[str, ...]] = {
     "object": world.OBJECTS,

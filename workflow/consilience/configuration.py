@@ -419,6 +419,8 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
                 f"comparison.categories: there is no file {name!r}; put it there, change the path, "
                 f"or name a list that comes with the project: {', '.join(known)}"
             )
+        else:
+            yield from check_file("comparison.categories", str(find_categories(name)))
     for index, model in enumerate(study["models"]):
         key = f"models[{index}] ({model['name']})"
         if "train" in model and not has_world:

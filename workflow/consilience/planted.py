@@ -8,16 +8,16 @@ explanations that are more or less of it are more or less right.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from .classifiers import Classifier
-from .controls import find_edges, make_centre, make_rng, order_noise
+from .controls import find_edges, make_centre, order_noise
 from .errors import ConsilienceError
-from .measures import Heatmap, Superpixels
+from .measures import Heatmap, Superpixels, make_rng
 from .world import TRANSFORM
 
 TARGET = 1
@@ -57,6 +57,10 @@ class PlantedModel:
     """
 
     template: torch.Tensor
+
+    def parameters(self) -> Iterator[torch.Tensor]:
+        """As a module's: they say where it computes."""
+        yield self.template
 
     @classmethod
     def of(cls, view: np.ndarray, mask: np.ndarray) -> PlantedModel:
