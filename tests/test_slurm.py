@@ -192,6 +192,27 @@ def test_a_cancelled_job_and_a_dead_node_are_made_up_for(cluster, local, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.soak
+def test_steps_that_gain_from_a_gpu_get_one_where_the_profile_says_so(cluster, local, tmp_path):
+    with_check(local, tmp_path)
+    weights = "results/miniature/models/scene-net/weights.safetensors"
+    with Submitted(tmp_path, weights, "--resources", "gpu=2") as run:
+        status, said = run.end()
+    assert status == 0, said[-5000:]
+    asked = {
+        job[0].removeprefix("rule_").partition("_wildcards")[0]: "gres/gpu=1" in job[1]
+        for job in accounted(said, "Comment", "ReqTRES")
+    }
+    assert asked == {"render_training": False, "render_held_out": False, "train_classifier": True}
+    # Nothing of NVIDIA's is there, whatever the scheduler says: the processor it is.
+    made, ours = hashes(tmp_path / "results"), hashes(local / "results")
+    assert (
+        made["miniature/" + weights.partition("miniature/")[2]]
+        == ours["miniature/models/scene-net/weights.safetensors"]
+    )
+
+
+@pytest.mark.slow
 def test_a_job_that_stays_lost_is_named_and_the_rest_completes(cluster, local, tmp_path):
     with_check(local, tmp_path)
     targets = [f"results/miniature/pictures/{batch}.parquet" for batch in (0, 1)]

@@ -75,6 +75,8 @@ AccountingStorageHost=localhost
 AccountingStoragePort=16819
 AccountingStorageEnforce=associations,limits
 AccountingStoreFlags=job_comment
+AccountingStorageTRES=gres/gpu
+GresTypes=gpu
 {nodes}
 PartitionName={partitions[0]} Nodes=ALL Default=YES LLN=YES MaxTime=12:00:00 State=UP
 PartitionName={partitions[1]} Nodes=ALL LLN=YES MaxTime=7-0 State=UP
@@ -82,8 +84,11 @@ PartitionName={partitions[1]} Nodes=ALL LLN=YES MaxTime=7-0 State=UP
 
 NODE_LINE = (
     "NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
-    "CPUs=2 RealMemory=16000 State=UNKNOWN"
+    "CPUs=2 RealMemory=16000 Gres=gpu:1 State=UNKNOWN"
 )
+
+# A GPU a node, for SLURM to hand out: it is a device file like any other.
+GRES_CONF = "NodeName={node} Name=gpu File=/dev/null\n"
 
 SLURMDBD_CONF = """\
 AuthType=auth/munge
@@ -275,6 +280,8 @@ def _bring_up() -> None:
     ]
     filled = {"name": NAME, "host": host, "home": HOME, "partitions": PARTITIONS}
     (ETC / "slurm.conf").write_text(SLURM_CONF.format(**filled, nodes="\n".join(nodes)))
+    gres = "".join(GRES_CONF.format(node=node) for node in NODES)
+    (ETC / "gres.conf").write_text(gres)
     # Version 1 by name: nothing is looked for, and as no plugin asks, nothing is made.
     (ETC / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
     dbd = ETC / "slurmdbd.conf"
@@ -321,7 +328,7 @@ def down() -> None:
     for name in ("slurmctld", "slurmdbd", "mariadbd", "munged"):
         _end(name)
     if _is_ours():
-        for name in ("slurm.conf", "slurmdbd.conf", "cgroup.conf"):
+        for name in ("slurm.conf", "slurmdbd.conf", "cgroup.conf", "gres.conf"):
             (ETC / name).unlink(missing_ok=True)
     hosts = Path("/etc/hosts")
     kept = [line for line in hosts.read_text().splitlines(True) if f"# {NAME}-cluster" not in line]
