@@ -157,6 +157,9 @@ def test_what_fell_back_to_the_processor_is_not_kept_as_a_gpus(tmp_path, log, mo
     monkeypatch.setattr(store, "choose_kind", lambda device, granted: "cuda")
     step = make_step(tmp_path, granted=1)
     with steps.logged(log) as say, store.shared(step, say):
+        for output in step.output:
+            Path(output).parent.mkdir(exist_ok=True)
+            Path(output).write_bytes(b"by the processor")
         step.device = "cpu"
     assert run(make_step(tmp_path, "b", granted=1), log)
 

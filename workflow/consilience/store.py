@@ -89,9 +89,7 @@ def describe(step) -> str:
         "params": {key: value for key, value in step.params.items() if key != "named"},
         "wildcards": dict(step.wildcards.items()),
         "inputs": {
-            name: 1 if isinstance(paths, str) else len(paths)
-            for name, paths in step.input.items()
-            if name != "check"
+            name: 1 if isinstance(paths, str) else len(paths) for name, paths in step.input.items()
         },
         "outputs": [Path(output).suffix for output in step.output],
         "device": _kind_of(step),
