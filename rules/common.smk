@@ -160,12 +160,11 @@ def write_lists(name):
 LISTS = {name: write_lists(name) for name in ("pictures", "probe")}
 # What they say when this run begins: a file can be added, and the lists with it, while it goes on.
 LISTED = {
-    name: {
-        batch: provenance.hash_file(path)
-        for batch, paths in lists.items()
-        for path in paths
-        if workflow.is_main_process
-    }
+    name: (
+        dict(enumerate(index.hash_lists(RESULTS / "index" / name)))
+        if workflow.is_main_process and any(lists.values())
+        else {}
+    )
     for name, lists in LISTS.items()
 }
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import unicodedata
@@ -107,6 +108,8 @@ def test_only_batches_that_differ_are_looked_at_again(photographs, tmp_path, mon
     after = states(index.write_index([source(photographs)], 8, target))
     assert looked_at[-1] == sorted({3, 4, index.batch_of("new.jpg", 8)})
     assert [text for text, _ in after] == [text for text, _ in before]
+    hashes = [hashlib.sha256(text).hexdigest() for text, _ in after]
+    assert index.hash_lists(target) == hashes
 
 
 def test_another_number_of_batches_reads_no_file_again(photographs, tmp_path, monkeypatch):

@@ -15,14 +15,20 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
-from typing import NamedTuple
 
 from .csv_files import read_rows
 from .errors import ConsilienceError, printable, shown
 from .files import LARGEST_PICTURE, find_fault, read_file, write_if_changed
 from .images import batch_of, describe_files, hash_bytes, refuse_unusable
 from .progress import track
+
+_KEPT = {"files", "list", "sha256", "bad"}
+"""What ``seen.json`` holds of each batch: digests of its files' states and of its list, size and
+time of the list, and the entries of what cannot be read."""
 
 
 def read_labels(path: str | Path) -> dict[str, str]:
@@ -45,22 +51,27 @@ def read_labels(path: str | Path) -> dict[str, str]:
     return labels
 
 
-class _State(NamedTuple):
-    """What tells whether a file must be looked at again."""
+@dataclass
+class _Folder:
+    """The pictures of a source of a study.
 
-    size: int
-    time: int  # of its last change, ns
-    access: tuple[int, int, int]  # mode, owner and group
+    Attributes
+    ----------
+    path
+        The folder.
+    states
+        By name, what tells whether a picture must be looked at again (:func:`_say_state`).
+    faults
+        By name, why what would be a picture is no file that can be read.
+    labels, masks
+        By name; of a mask its path and its state.
+    """
 
-
-class _Picture(NamedTuple):
-    """A picture of a folder, or what would be one."""
-
-    folder: str
-    label: str | None
-    state: _State | None  # None where it is known to be no file that can be read
-    fault: str | None
-    mask: tuple[str, _State] | None
+    path: Path
+    states: dict[str, str]
+    faults: dict[str, str]
+    labels: dict[str, str] = field(default_factory=dict)
+    masks: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def list_pictures(folder: str | Path, include: Sequence[str]) -> tuple[list[str], dict[str, str]]:
@@ -89,12 +100,11 @@ def list_pictures(folder: str | Path, include: Sequence[str]) -> tuple[list[str]
 
 def _find_pictures(
     folder: str | Path, include: Sequence[str]
-) -> tuple[dict[str, _State], dict[str, str]]:
+) -> tuple[dict[str, str], dict[str, str]]:
     """List pictures as :func:`list_pictures` does, with their states. There may be millions."""
-    states: dict[str, _State] = {}
+    states: dict[str, str] = {}
     faults: dict[str, str] = {}
     match = re.compile("|".join(fnmatch.translate(pattern.lower()) for pattern in include)).match
-    accesses: dict[tuple, tuple] = {}
     waiting = [""]
     while waiting:  # not os.walk: it passes over folders that cannot be listed
         inner = waiting.pop()
@@ -126,12 +136,15 @@ def _find_pictures(
                 except OSError:
                     found = None
                 if found and stat.S_ISREG(found.st_mode) and found.st_size <= LARGEST_PICTURE:
-                    access = found.st_mode, found.st_uid, found.st_gid
-                    access = accesses.setdefault(access, access)  # one for millions of files
-                    states[path] = _State(found.st_size, found.st_mtime_ns, access)
+                    states[path] = _say_state(found)
                 elif fault := find_fault(entry.path, LARGEST_PICTURE):
                     faults[path] = fault
     return states, faults
+
+
+def _say_state(found: os.stat_result) -> str:
+    """Say size and time (ns) of a file, and who may read it: the latter moves no time."""
+    return f"{found.st_size} {found.st_mtime_ns} {found.st_mode} {found.st_uid} {found.st_gid}"
 
 
 def _utf8(path: str) -> str:
@@ -260,88 +273,103 @@ def write_index(
         label or mask has no picture.
     """
     target = Path(target)
-    pictures: dict[str, _Picture] = {}
-    folders = [source for source in sources if "folder" in source]
-    for source in folders:
-        own = _look_into(source)
-        if both := sorted(set(own) & set(pictures)):
-            raise ConsilienceError(
-                f"{printable(source['folder'])}: {both[0]!r} is also in another folder; rename one"
-            )
-        pictures |= own
-    dealt: list[list[str]] = [[] for _ in range(batches)]
-    for name in pictures:
-        dealt[batch_of(name, batches)].append(name)
+    folders = [_look_into(source) for source in sources if "folder" in source]
+    _refuse_double(folders)
+    dealt: list[list[tuple[str, _Folder]]] = [[] for _ in range(batches)]
+    for folder in folders:
+        for name in chain(folder.states, folder.faults):
+            dealt[batch_of(name, batches)].append((name, folder))
     before = read_json(target / "seen.json").get("batches")
     before = before if isinstance(before, list) else []
     now, changed = [], {}
-    for batch, names in enumerate(dealt):
-        names.sort()
-        now.append({"files": _fingerprint(names, pictures), "list": _state_of_list(target, batch)})
+    for batch, pictures in enumerate(dealt):
+        pictures.sort(key=itemgetter(0))
+        own = {"files": _fingerprint(pictures), "list": _state_of_list(target, batch)}
         known = before[batch] if batch < len(before) else None
-        bad = known.get("bad") if isinstance(known, dict) else None
-        if isinstance(bad, list) and now[-1] | {"bad": bad} == known:
-            now[-1] = known
+        if isinstance(known, dict) and own.items() <= known.items() and known.keys() == _KEPT:
+            now.append(known)
         else:
-            changed[batch] = names
+            now.append(own)
+            changed[batch] = pictures
     # Where their number has changed, files are in other batches than they were read for.
     seen_before = [target / f"{batch}.seen" for batch in changed]
     known = _read_known(seen_before if len(before) == batches else sorted(target.glob("*.seen")))
-    lists, seen = _describe(changed, pictures, known)
+    lists, seen = _describe(changed, known)
     for batch, entries in lists.items():
         now[batch]["bad"] = [entry for entry in entries if "error" in entry]
-    _refuse_bad(folders, pictures, [entry for each in now for entry in each["bad"]], on_bad)
+    _refuse_bad(folders, [entry for own in now for entry in own["bad"]], on_bad)
     for batch, entries in lists.items():
         text = json.dumps(entries, indent=1, ensure_ascii=True) + "\n"
         write_if_changed(target / f"{batch}.json", text)
         write_if_changed(target / f"{batch}.seen", json.dumps(seen[batch], sort_keys=True))
-        now[batch]["list"] = _state_of_list(target, batch)
+        now[batch] |= {"list": _state_of_list(target, batch), "sha256": _digest(text)}
     # Last, so that what is not written is done again.
     write_if_changed(target / "seen.json", json.dumps({"batches": now}, indent=1))
     return [target / f"{batch}.json" for batch in range(batches)]
 
 
-def _look_into(source: Mapping) -> dict[str, _Picture]:
-    """Return the pictures of a source of a study, by name, with their labels and masks."""
-    folder, include = Path(source["folder"]), source["include"]
-    states, faults = _find_pictures(folder, include)
+def hash_lists(target: str | Path) -> list[str]:
+    """Return the SHA-256 of each list that :func:`write_index` has just written or left."""
+    return [own["sha256"] for own in read_json(Path(target) / "seen.json")["batches"]]
+
+
+def _look_into(source: Mapping) -> _Folder:
+    """Find the pictures of a source of a study, with their labels and masks."""
+    path, include = Path(source["folder"]), source["include"]
+    states, faults = _find_pictures(path, include)
     if source.get("masks"):
-        inner = _below([*states, *faults], folder, Path(source["masks"]))
+        inner = _below([*states, *faults], path, Path(source["masks"]))
         states = {name: state for name, state in states.items() if name not in inner}
         faults = {name: fault for name, fault in faults.items() if name not in inner}
-    names = sorted(states) + list(faults) if source.get("masks") or source.get("labels") else []
-    masks = find_masks(source["masks"], names) if source.get("masks") else {}
-    labels = _label(source["labels"], names) if source.get("labels") else {}
+    folder = _Folder(path, states, faults)
+    if source.get("masks") or source.get("labels"):
+        names = [*sorted(states), *faults]
+        if source.get("masks"):
+            found = find_masks(source["masks"], names)
+            folder.masks = {name: (str(mask), _state_of(mask)) for name, mask in found.items()}
+        if source.get("labels"):
+            folder.labels = _label(source["labels"], names)
     if not states and not faults:
         raise ConsilienceError(
-            f"{printable(folder)}: holds no picture that matches {', '.join(include)}"
+            f"{printable(path)}: holds no picture that matches {', '.join(include)}"
         )
-
-    def describe(name: str, state: _State | None, fault: str | None) -> _Picture:
-        mask = (str(masks[name]), _state_of(masks[name])) if name in masks else None
-        return _Picture(str(folder), labels.get(name), state, fault, mask)
-
-    found = {name: describe(name, None, fault) for name, fault in faults.items()}
-    for name, state in states.items():
-        found[name] = describe(name, state, None)
-    return found
+    return folder
 
 
-def _state_of(path: str | Path) -> _State:
+def _refuse_double(folders: Sequence[_Folder]) -> None:
+    """Refuse a name that two folders hold."""
+    if len(folders) < 2:
+        return
+    known: set[str] = set()
+    for folder in folders:
+        own = {*folder.states, *folder.faults}
+        if both := sorted(own & known):
+            raise ConsilienceError(
+                f"{printable(folder.path)}: {both[0]!r} is also in another folder; rename one"
+            )
+        known |= own
+
+
+def _state_of(path: str | Path) -> str:
     try:
-        found = os.stat(path)
+        return _say_state(os.stat(path))
     except OSError as error:
         raise ConsilienceError(f"{printable(path)}: cannot be read ({error.strerror})") from None
-    access = found.st_mode, found.st_uid, found.st_gid
-    return _State(found.st_size, found.st_mtime_ns, access)
 
 
-def _fingerprint(names: Iterable[str], pictures: Mapping[str, _Picture]) -> str:
+def _fingerprint(pictures: Iterable[tuple[str, _Folder]]) -> str:
     """Return a digest of all that a batch's list is made from, but for the files' content."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(repr((name, tuple(pictures[name]))).encode())
-    return digest.hexdigest()[:32]
+    lines = []
+    for name, folder in pictures:
+        said = folder.states.get(name) or folder.faults[name]
+        lines.append(f"{name}\0{folder.path}\0{said}")
+        if folder.labels or folder.masks:
+            lines.append(repr((folder.labels.get(name), folder.masks.get(name))))
+    return _digest("\n".join(lines))[:32]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def _state_of_list(target: Path, batch: int) -> list[int] | None:
@@ -362,15 +390,14 @@ def _read_known(paths: Iterable[Path]) -> dict[str, list]:
 
 
 def _describe(
-    batches: Mapping[int, Sequence[str]],
-    pictures: Mapping[str, _Picture],
-    known: Mapping[str, Sequence],
+    batches: Mapping[int, Sequence[tuple[str, _Folder]]], known: Mapping[str, Sequence]
 ) -> tuple[dict[int, list[dict]], dict[int, dict[str, list]]]:
     """Return the entries of batches, and what was seen of their files."""
-    lists, seen = {}, {}
+    lists: dict[int, list[dict]] = {batch: [] for batch in batches}
+    seen: dict[int, dict[str, list]] = {batch: {} for batch in batches}
 
-    def hash_of(path: str, state: _State, batch: int) -> str:
-        size, time, _ = state
+    def hash_of(path: str, state: str, batch: int) -> str:
+        size, time = map(int, state.split()[:2])
         before = known.get(path)
         # What may not be read now is not taken for what it was, or it would fail in the middle.
         if before and before[:2] == [size, time] and os.access(path, os.R_OK):
@@ -380,42 +407,30 @@ def _describe(
         seen[batch][path] = [size, time, sha256]
         return sha256
 
-    count = sum(map(len, batches.values()))
-    work = ((batch, name) for batch, names in batches.items() for name in names)
-    for batch in batches:
-        lists[batch], seen[batch] = [], {}
-    for batch, name in track(work, "pictures", count):
-        picture = pictures[name]
-        path = str(Path(picture.folder, name))
-        entry = {"name": name, "path": path, "sha256": None, "label": picture.label}
+    work = ((batch, *picture) for batch, pictures in batches.items() for picture in pictures)
+    for batch, name, folder in track(work, "pictures", sum(map(len, batches.values()))):
+        path = str(folder.path / name)
+        entry = {"name": name, "path": path, "sha256": None, "label": folder.labels.get(name)}
         try:
-            if picture.fault:
-                raise ConsilienceError(f"{printable(name)}: {picture.fault}")
-            entry["sha256"] = hash_of(path, picture.state, batch)
+            if name in folder.faults:
+                raise ConsilienceError(f"{printable(name)}: {folder.faults[name]}")
+            entry["sha256"] = hash_of(path, folder.states[name], batch)
         except ConsilienceError as error:
             entry |= {"path": _utf8(path), "error": str(error)}
-        if picture.mask:
-            mask, state = picture.mask
+        if name in folder.masks:
+            mask, state = folder.masks[name]
             entry["mask"] = {"path": mask, "sha256": hash_of(mask, state, batch)}
         lists[batch].append(entry)
     return lists, seen
 
 
-def _refuse_bad(
-    sources: Iterable[Mapping],
-    pictures: Mapping[str, _Picture],
-    bad: Sequence[Mapping],
-    on_bad: str,
-) -> None:
+def _refuse_bad(folders: Iterable[_Folder], bad: Sequence[Mapping], on_bad: str) -> None:
     """Stop where none of a folder's pictures can be read, or where any bad one is to stop it."""
-    if not bad:
-        return
-    for source in sources:
-        folder = str(Path(source["folder"]))
-        own = [entry for entry in bad if pictures[entry["name"]].folder == folder]
-        if own and len(own) == sum(picture.folder == folder for picture in pictures.values()):
+    for folder in folders if bad else ():
+        own = [e for e in bad if e["name"] in folder.states or e["name"] in folder.faults]
+        if own and len(own) == len(folder.states) + len(folder.faults):
             raise ConsilienceError(
-                f"{printable(folder)}: holds no picture that can be read; the first: "
+                f"{printable(folder.path)}: holds no picture that can be read; the first: "
                 f"{own[0]['error']}"
             )
         if own and on_bad == "stop":
