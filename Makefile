@@ -7,7 +7,7 @@ CORES ?= all
 WORKERS ?= 2
 READY := $(VENV)/.ready
 
-.PHONY: run test soak lint lock clean help
+.PHONY: run test soak lint docs lock clean help
 
 help:  ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -18,7 +18,7 @@ run: $(READY)  ## Set up, then run the default study: results/default/report.htm
 	$(BIN)/snakemake --cores $(CORES)
 
 test: $(READY)  ## Set up, then run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 soak: $(READY)  ## Set up, then run what takes too long for `make test`
 	$(BIN)/python -m pytest -m soak
@@ -28,6 +28,9 @@ lint: $(READY)  ## Check style and workflow
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+docs: $(READY)  ## Write the pages that say what the code says
+	$(BIN)/python docs/generate.py
 
 # The packages that come as source are built with what build.lock pins, not with whatever is
 # newest that day; that is why build isolation is off.
@@ -47,4 +50,4 @@ lock:  ## Write the lock files anew from envs/*.in (needs uv)
 	done
 
 clean:  ## Delete all results and the environment
-	rm -rf $(VENV) .snakemake results/*/
+	rm -rf $(VENV) .snakemake results/*/ results/.shared

@@ -13,12 +13,16 @@ min_version("9.27")
 configfile: str(Path(workflow.basedir) / "config.yaml")
 
 
+report: "workflow/report/captions/workflow.rst"
+
+
 include: "rules/assets.smk"
 
 
 if not UNREADY:  # while files are missing, fetching them is all there is to do
 
     include: "rules/common.smk"
+    include: "rules/layers.smk"
     include: "rules/check.smk"
     include: "rules/world.smk"
     include: "rules/probe.smk"
@@ -29,7 +33,10 @@ if not UNREADY:  # while files are missing, fetching them is all there is to do
     include: "rules/sanity.smk"
     include: "rules/truth.smk"
     include: "rules/judge.smk"
+    include: "rules/benchmark.smk"
     include: "rules/report.smk"
+
+    end_parsing()
 
 
 localrules:

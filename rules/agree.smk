@@ -24,6 +24,7 @@ rule compare_explanations:
         code=code("compare_explanations.py"),
         settings=agreement_settings(),
         seed=SEED,
+        extensions=registered("agreement", STUDY["agreement"]["metrics"]),
     message:
         "Compare the explanations of batch {wildcards.batch} of {wildcards.model}"
     script:
@@ -34,7 +35,8 @@ rule gather_predictions:
     input:
         scattered("predictions"),
     output:
-        RESULTS / "tables/predictions.parquet",
+        table=RESULTS / "tables/predictions.parquet",
+        sheets=sheets("predictions"),
     log:
         LOGS / "gather_predictions.log",
     benchmark:
@@ -61,7 +63,8 @@ rule gather_accuracy:
         if (STUDY["clip"] or {}).get("train")
         else [],
     output:
-        RESULTS / "tables/accuracy.parquet",
+        table=RESULTS / "tables/accuracy.parquet",
+        sheets=sheets("accuracy"),
     log:
         LOGS / "gather_accuracy.log",
     benchmark:
@@ -88,6 +91,7 @@ rule summarise_agreement:
     output:
         agreement=RESULTS / "tables/agreement.parquet",
         summary=RESULTS / "tables/agreement_summary.parquet",
+        sheets=sheets("agreement", "agreement_summary"),
     log:
         LOGS / "summarise_agreement.log",
     benchmark:
@@ -102,6 +106,8 @@ rule summarise_agreement:
         code=code("summarise_agreement.py"),
         bootstrap=STUDY["agreement"]["bootstrap"],
         seed=SEED,
+        # Which say whether a higher value agrees.
+        extensions=registered("agreement", STUDY["agreement"]["metrics"]),
     message:
         "Summarise agreement over the pictures"
     script:

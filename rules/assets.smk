@@ -13,7 +13,13 @@ from consilience.errors import ConsilienceError
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-ASSETS_INDEX = Path("results") / str(config.get("study")) / "index" / "assets.json"
+try:
+    configuration.check_place(workflow.basedir)
+    configuration.check_form(config, workflow.configfiles)
+except ConsilienceError as error:
+    raise WorkflowError(f"This study cannot run:\n{error}")
+
+ASSETS_INDEX = Path("results") / config["study"] / "index" / "assets.json"
 ASSETS_FROM = assets.Source(config.get("assets_dir"), config.get("assets_mirror"))
 
 try:

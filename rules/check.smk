@@ -14,8 +14,9 @@ rule check:
         LOGS / "check.log",
     benchmark:
         TIMES / "check.tsv"
+    # It loads files of the user's, which may register a CAM.
     conda:
-        "../envs/torch.yaml"
+        "../envs/explain.yaml"
     threads: 1
     resources:
         mem_mb=growing(2000),
@@ -29,4 +30,6 @@ rule check:
 
 
 onstart:
+    begin_run()
+    write_groups()
     answer_question()

@@ -1,31 +1,65 @@
 # What the rules share: the study, its models, and helper functions. No rules.
 import json
+import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
+from contextlib import contextmanager
 from hashlib import sha256
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(workflow.basedir) / "workflow"))
 
-from consilience import configuration, index, provenance
+from consilience import (
+    configuration,
+    devices,
+    extensions,
+    files,
+    index,
+    outlook,
+    provenance,
+    runs,
+    store,
+)
 from consilience.errors import ConsilienceError
+from consilience.similarity import SIMILARITIES
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 from snakemake.logging import logger
+from snakemake.persistence.file import FilePersistence
+from snakemake.settings.enums import Quietness
 
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 
 try:
-    STUDY = configuration.resolve_study(config, workflow.configfiles)
+    STUDY = configuration.resolve_study(config)  # assets.smk has looked at its files
+    # What files of the user's register, without running them.
+    REGISTERED = extensions.find_entries(STUDY["extensions"])
+    RESULTS = Path("results") / STUDY["study"]
+    if workflow.is_main_process:
+        configuration.check_files(STUDY)
+        files.make_folder(RESULTS)
+    # Snakemake grants a rule's `gpu=1` up to this limit, which a profile may have set.
+    workflow.register_resource(
+        "gpu",
+        devices.limit_gpus(
+            STUDY["device"],
+            workflow.global_resources.get("gpu").value,
+            workflow.is_main_process,
+        ),
+    )
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
-RESULTS = Path("results") / STUDY["study"]
 LOGS = RESULTS / "logs"
 TIMES = RESULTS / "benchmarks"
 ACTS = STUDY["acts"]
+HOW = configuration.HOW
 WORLD = STUDY["world"]
 SEED = STUDY["seed"]
 THREADS = STUDY["compute_threads"]
@@ -40,28 +74,70 @@ EXPLAINED = EXPLAINED if ACTS["cam"] or ACTS["lime"] else []
 DISSECTED = [name for name, model in MODELS.items() if model["dissect_layers"]]
 DISSECTED = DISSECTED if ACTS["dissect"] else []
 PUBLISHED = STUDY["published"]
+BENCHMARK = STUDY["benchmark"] or {}
+BENCH = RESULTS / "benchmark"
+NEURONS = BENCHMARK.get("neurons") or {}
+# All names that files of the user's register, by kind: the benchmark judges every one.
+ADDED = {
+    kind: [entry.name for entry in REGISTERED if entry.kind == kind]
+    for kind in extensions.KINDS
+}
+JUDGED = NEURONS.get("similarities") or [*SIMILARITIES, *ADDED["similarity"]]
 # What pictures that a model is wrong about are drawn with, and whether any picture is rendered.
 WRONG = next((s["wrong"] for s in STUDY["pictures"] if "wrong" in s), {})
 RENDERED = any("world" in s or "wrong" in s for s in STUDY["pictures"])
 
 
+if workflow.is_main_process:
+    # What the library says while the folders are read; and how much longer the run takes, beside
+    # Snakemake's count of steps (and, with `--quiet progress`, as silent).
+    logging.getLogger("consilience").handlers = [outlook.Relay(logger)]
+    logging.getLogger("consilience").setLevel(logging.INFO)
+    logger.addHandler(
+        outlook.Outlook(
+            lambda line: logger.info(line, extra={"quietness": Quietness.PROGRESS}),
+            TIMES,
+            targets=["all"],
+        )
+    )
+
+
 wildcard_constraints:
     batch=r"\d+",
+    group=r"\d+",
     shard=r"\d+",
     model="|".join(MODELS),
     method="|".join(map(re.escape, STUDY["cam"]["methods"])),
+    shortcut=r"[0-9.]+",
+    similarity="|".join(map(re.escape, [*SIMILARITIES, *ADDED["similarity"]])),
+    crowd="own|planted",
+    other="|".join(MODELS),
 
 
 # glibc gives large tensors back to the system at every layer and takes them again, which costs time
-# on some machines (and made no difference on others): here it is told not to. The library reaches the scripts by path, not by
-# installation, so that other environments need not have it.
+# on some machines (and made no difference on others): here it is told not to. The library reaches
+# the scripts by path, not by installation, so that other environments need not have it. Libraries
+# compute with the threads that Snakemake grants the step (OMP_NUM_THREADS), and with no more than the
+# study's.
 shell.prefix(
-    "export PYTHONPATH={library} OMP_NUM_THREADS={threads} "
+    "export PYTHONPATH={library} "
+    "OMP_NUM_THREADS=$((OMP_NUM_THREADS < {threads} ? OMP_NUM_THREADS : {threads})) "
+    "OPENCV_FOR_THREADS_NUM=1 ARROW_IO_THREADS=1 PYTORCH_ENABLE_MPS_FALLBACK=1 "
     "MALLOC_MMAP_THRESHOLD_=8589934592 MALLOC_TRIM_THRESHOLD_=17179869184 "
     "MALLOC_TOP_PAD_=268435456; ".format(
-        library=Path(workflow.basedir) / "workflow", threads=THREADS
+        library=shlex.quote(str(Path(workflow.basedir) / "workflow")),
+        threads=THREADS,
     )
 )
+
+
+@contextmanager
+def refusing():
+    """Say what is wrong with the study, instead of where in the code it was found."""
+    try:
+        yield
+    except ConsilienceError as error:
+        raise WorkflowError(f"This study cannot run:\n{error}")
 
 
 def write_lists(name):
@@ -74,14 +150,114 @@ def write_lists(name):
     if not any("folder" in source for source in STUDY[name]):
         return {batch: [] for batch in batches}
     if workflow.is_main_process:
-        try:
-            index.write_index(STUDY[name], len(batches), folder)
-        except ConsilienceError as error:
-            raise WorkflowError(f"This study cannot run:\n{error}")
+        with refusing():
+            index.write_index(
+                STUDY[name], len(batches), folder, STUDY["on_bad_picture"]
+            )
     return {batch: [folder / f"{batch}.json"] for batch in batches}
 
 
 LISTS = {name: write_lists(name) for name in ("pictures", "probe")}
+# What they say when this run begins: a file can be added, and the lists with it, while it goes on.
+LISTED = {
+    name: {
+        batch: provenance.hash_file(path)
+        for batch, paths in lists.items()
+        for path in paths
+        if workflow.is_main_process
+    }
+    for name, lists in LISTS.items()
+}
+
+
+# What is kept from one run to the next, and no result.
+STATE = Path(".snakemake/consilience")
+RUN_LOCK = STATE / f"{STUDY['study']}.run"
+KNOWN_CODE = STATE / "code.json"
+
+
+provenance.read_known(KNOWN_CODE)
+
+
+def begin_run():
+    """Take the study for this run alone. Profiles turn Snakemake's own lock off: it outlives a
+    Snakemake that is killed, and ending one study takes away another's."""
+    with refusing():
+        runs.claim_study(RUN_LOCK, RESULTS, logger.info)
+    if STUDY["store"]:
+        store.Store(STUDY["store"]).prune()
+
+
+def mark_unrecorded():
+    """Have steps done again whose results are there without Snakemake's record of them.
+
+    On a cluster, steps go on where Snakemake is killed. What they were made with is written down
+    by nobody, so that no change would ever outdate them.
+    """
+    persistence = FilePersistence()
+    found = runs.find_unrecorded(
+        RUN_LOCK, RESULTS, lambda path: persistence.metadata(IOFile(path)) is not None
+    )
+    persistence.started(SimpleNamespace(output=[IOFile(path) for path in found]))
+
+
+if workflow.is_main_process:
+    mark_unrecorded()
+
+# Where Snakemake's own report (`--report`) has each table: category, subcategory, and its title.
+SHOWN = {
+    "accuracy": ("2 Models", "Accuracy", "Accuracy on held-out pictures"),
+    "temperature": ("3 Neurons", "Tables", "Choice of the temperature"),
+    "neurons": ("3 Neurons", "Tables", "Neurons and their labels"),
+    "concepts": ("3 Neurons", "Tables", "Concepts by frequency"),
+    "comparison": ("3 Neurons", "Tables", "Models compared"),
+    "predictions": ("4 Explanations", "Predictions", "Predictions"),
+    "lime_stability": ("4 Explanations", "LIME", "How far LIME agrees with itself"),
+    "agreement": ("5 Cross-examination", "Agreement", "By picture"),
+    "agreement_summary": ("5 Cross-examination", "Agreement", "Summary"),
+    "faithfulness": ("5 Cross-examination", "Faithfulness", "By picture"),
+    "faithfulness_summary": ("5 Cross-examination", "Faithfulness", "Summary"),
+    "sanity": ("5 Cross-examination", "Sanity", "By picture"),
+    "sanity_summary": ("5 Cross-examination", "Sanity", "Summary"),
+    "localization": ("5 Cross-examination", "Truth", "Localisation by picture"),
+    "localization_summary": ("5 Cross-examination", "Truth", "Localisation, summary"),
+    "effects": ("5 Cross-examination", "Truth", "What the parts of a picture do"),
+    "questions": ("6 Verdicts", "Tables", "Questions of this study"),
+    "correctness": ("6 Verdicts", "Tables", "Does agreement tell right from wrong?"),
+    "claims": ("6 Verdicts", "Tables", "Claims of the original study"),
+}
+
+
+def shown(path, caption, category, subcategory, labels, **patterns):
+    """Mark a result for Snakemake's own report; its caption is no input, and reruns nothing."""
+    return report(
+        path,
+        caption=f"../workflow/report/captions/{caption}.rst",
+        category=category,
+        subcategory=subcategory,
+        labels=labels,
+        **patterns,
+    )
+
+
+def sheets(*names):
+    """Tables as people read them, beside the Parquet files: a page and CSV, for the report too."""
+    return [
+        shown(
+            RESULTS / f"tables/{name}.{ending}",
+            name,
+            *SHOWN[name][:2],
+            {"Table": SHOWN[name][2], "As": form},
+        )
+        for name in names
+        for ending, form in (("html", "page"), ("csv", "spreadsheet (CSV)"))
+    ]
+
+
+def other_lists(name, batch):
+    """The lists of the other batches, which a batch looks at if it has no picture of use itself."""
+    lists = LISTS[name].items()
+    return [ancient(path) for number, own in lists if number != batch for path in own]
 
 
 def ordered(value):
@@ -94,12 +270,56 @@ def ordered(value):
     return value
 
 
-def code(script):
-    """Digest of a script, the library modules it imports and the packages these use.
+def code(script, read=()):
+    """Digest of a script, the library modules it imports and the packages these use, and of files
+    of the workflow's own that it reads.
 
-    Snakemake itself sees neither modules nor package versions.
+    Snakemake itself sees neither modules nor package versions. Jobs on a cluster need it too, for
+    what studies share; the main process has left them what it found (KNOWN_CODE).
     """
-    return provenance.digest(SCRIPTS / script)
+    return provenance.digest(SCRIPTS / script, read)
+
+
+def name_params():
+    """Give every rule a digest of its parameters and their names.
+
+    Snakemake compares the values of all of a rule's parameters as one set: that a seed of 1 and
+    2 threads have become a seed of 2 and 1 thread it does not see. Functions of more than the
+    wildcards are left out.
+    """
+
+    def digest_of(params):
+        def evaluate(wildcards):
+            found = {
+                name: value(wildcards) if callable(value) else value
+                for name, value in params.items()
+                if not callable(value) or len(signature(value).parameters) == 1
+            }
+            return sha256(repr(ordered(found)).encode()).hexdigest()[:16]
+
+        return evaluate
+
+    for each in workflow.rules:
+        if params := dict(each.params.items()):
+            each.set_params(named=digest_of(params))
+
+
+def registered(kind, names):
+    """The files of the user's that register any of these names, with digests of their code."""
+    return extensions.select(REGISTERED, [(kind, name) for name in names])
+
+
+def described_extensions():
+    """What files of the user's register, with their docstrings' words, for the page."""
+    kept = ("kind", "name", "path", "about")
+    return [{key: getattr(entry, key) for key in kept} for entry in REGISTERED]
+
+
+def end_parsing():
+    """What remains when all rules are there; jobs on other nodes can do without."""
+    if workflow.is_main_process:
+        name_params()
+        provenance.write_known(KNOWN_CODE)
 
 
 def model_spec(name):
@@ -167,6 +387,19 @@ def clip_files(wildcards=None):
     if clip.get("train"):
         return [RESULTS / "clip/weights.pt"]
     return [clip["path"]] if clip.get("path") else []
+
+
+def training_settings(name):
+    """How a model is trained, without what the pictures are rendered by."""
+    settings = MODELS[name]["train"]
+    return ordered({key: settings[key] for key in settings if key != "shortcut"})
+
+
+def training_files(wildcards):
+    """The pictures that a model is trained on."""
+    shortcut = MODELS[wildcards.model]["train"]["shortcut"]
+    kind = "training" if shortcut is None else f"shortcut-{shortcut}"
+    return [RESULTS / f"world/{kind}-{shard}.npz" for shard in TRAINING_SHARDS]
 
 
 def untrained_spec(name):
@@ -304,6 +537,16 @@ def final_tables():
             names += ["faithfulness", "faithfulness_summary"]
         if ACTS["sanity"]:
             names += ["sanity", "sanity_summary"]
+    if BENCHMARK.get("audit"):
+        names += ["audit", "audit_rules"]
+    if BENCHMARK.get("neurons"):
+        names += ["causal", "dissection_truth"]
+    if BENCHMARK.get("contrast"):
+        names += ["contrast", "contrast_summary"]
+    if BENCHMARK.get("trust"):
+        names += ["trust", "calibration"]
+    if any(BENCHMARK.values()):
+        names += ["leaderboard"]
     return [RESULTS / "tables" / f"{name}.parquet" for name in names]
 
 
@@ -320,8 +563,12 @@ def concept_files():
 
 def category_files():
     """The list of words by category; none where neurons are not counted by it."""
-    name = STUDY["comparison"]["categories"]
-    return [configuration.find_categories(name)] if name else []
+    if not (name := STUDY["comparison"]["categories"]):
+        return []
+    path = configuration.find_categories(name)
+    # One of ours by its place in the checkout, wherever that lies.
+    here = Path.cwd()
+    return [path.relative_to(here) if path.is_relative_to(here) else path]
 
 
 def published_files():
@@ -336,6 +583,19 @@ def published_files():
 def neuron_cards():
     """The folders of pictures of each model's neurons."""
     return [RESULTS / "dissect" / name / "cards" for name in DISSECTED]
+
+
+def gathering(name):
+    """What gathering depends on beside the lists of files: of rendered pictures all that they are
+    made from, of files nothing, so that the seed does not concern them."""
+    rendered = [source["world"] for source in STUDY[name] if "world" in source]
+    drawn = name == "pictures" and WRONG
+    return {
+        "world": ordered(rendered),
+        "seed": SEED if rendered else None,
+        "size": WORLD["size"] if rendered else None,
+        "batches": len(LISTS[name]) if rendered or drawn else None,
+    }
 
 
 def scattered(kind):
@@ -381,7 +641,77 @@ def agreement_settings():
         used.add("top_fraction")
     if any(name.endswith("-agreement") for name in settings["metrics"]):
         used.add("k")
+    if registered("agreement", settings["metrics"]):
+        used |= {"top_fraction", "k"}  # which a measure of the user's may read
     return ordered({key: settings[key] for key in used})
+
+
+def added_metrics():
+    """The files of the user's that register metrics of explanations."""
+    kinds = ("agreement", "faithfulness", "localization")
+    return extensions.select(
+        REGISTERED, [(kind, name) for kind in kinds for name in ADDED[kind]]
+    )
+
+
+def labelled_layers(wildcards):
+    """The layers whose neurons are labelled: those that get planted ones, or all."""
+    layers = MODELS[wildcards.model]["dissect_layers"]
+    if wildcards.crowd == "own" or NEURONS["beside"] is None:
+        return layers
+    return [layer for layer in layers if layer in NEURONS["beside"]]
+
+
+def labelled_activations(wildcards):
+    """Recorded activations, of the layers' own neurons or with planted ones beside them."""
+    if wildcards.crowd == "own":
+        return expand(
+            by_group(rules.extract_activations.output, model=wildcards.model),
+            shard=SHARDS,
+        )
+    return expand(rules.plant_neurons.output, shard=SHARDS, **wildcards)
+
+
+def settings_of(similarity):
+    """A similarity's parameters, without a temperature that is yet to be chosen."""
+    settings = STUDY["dissection"].get(similarity, {})
+    return ordered({k: v for k, v in settings.items() if v != "absent-words"})
+
+
+def temperature_of(wildcards):
+    """The file of the temperature that is chosen for a similarity, if one is."""
+    similarity = wildcards.similarity
+    if "absent-words" not in STUDY["dissection"].get(similarity, {}).values():
+        return []
+    if similarity == STUDY["dissection"]["similarity"]:
+        return rules.choose_temperature.output.table
+    return expand(rules.choose_temperature_of.output.table, similarity=similarity)
+
+
+def explained_files(names, batch=None):
+    """Explanations, what they are of and what changing the pictures did, of several models."""
+    batches = BATCHES if batch is None else [batch]
+
+    def over(place, **also):
+        return expand(RESULTS / place, model=names, batch=batches, **also)
+
+    return {
+        "cams": over(
+            "explain/{model}/cam-{method}-{batch}.parquet", method=CAM_METHODS
+        ),
+        "lime": over("explain/{model}/lime-{batch}.parquet") if ACTS["lime"] else [],
+        "predictions": over("explain/{model}/predictions-{batch}.parquet"),
+        "views": over("explain/{model}/views-{batch}.parquet"),
+        "effects": expand(rules.measure_effects.output, model=names),
+        "pictures": expand(RESULTS / "pictures/{batch}.parquet", batch=batches),
+    }
+
+
+def ranked_tables():
+    """The tables that the leaderboard is made from, by name; those that the study has."""
+    names = ["audit_rules", "dissection_truth", "contrast_summary", "trust"]
+    names += ["localization", "faithfulness"]
+    return {path.stem: path for path in final_tables() if path.stem in names}
 
 
 def count_cards():
@@ -441,8 +771,8 @@ ANSWER_FILE = RESULTS / "check.json"
 
 def write_question():
     """Write down what is to be checked, in the main process only, and return a digest of it."""
-    files = [model["checkpoint"] for model in MODELS.values() if "checkpoint" in model]
-    states = [(path, os.stat(path)) for path in files + class_name_files(MODELS)]
+    paths = [model["checkpoint"] for model in MODELS.values() if "checkpoint" in model]
+    states = [(path, os.stat(path)) for path in paths + class_name_files(MODELS)]
     question = {
         "code": code("check_study.py"),
         "files": [[path, state.st_size, state.st_mtime_ns] for path, state in states],
@@ -454,12 +784,16 @@ def write_question():
         },
         "target": STUDY["target"],
         "explained": EXPLAINED,
+        "extensions": extensions.select(
+            REGISTERED, [(entry.kind, entry.name) for entry in REGISTERED]
+        ),
     }
     if ACTS["sanity"]:
         question["stages"] = STUDY["sanity"]["stages"]
     text = json.dumps(question, indent=1, sort_keys=True) + "\n"
     if workflow.is_main_process:
-        index.write_if_changed(QUESTION_FILE, text)
+        with refusing():
+            files.write_if_changed(QUESTION_FILE, text)
     return sha256(text.encode()).hexdigest()
 
 
@@ -470,8 +804,11 @@ def answer_question():
     """Check the study anew where the answer that is there is to another question."""
     if not ANSWER_FILE.is_file():
         return  # the check's own job will
-    if json.loads(ANSWER_FILE.read_text()).get("asked") == ASKED:
-        return
+    try:
+        if json.loads(ANSWER_FILE.read_text())["asked"] == ASKED:
+            return
+    except (ValueError, TypeError, KeyError):
+        pass  # a broken file is written anew
     if find_spec("torch") is None:
         logger.warning(
             "No torch here: what is wrong with a model, its own steps will say."

@@ -20,6 +20,7 @@ rule embed_probe:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("embed_probe.py"),
         name=CLIP_NAME,
@@ -48,6 +49,7 @@ rule embed_concepts:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("embed_concepts.py"),
         name=CLIP_NAME,
@@ -66,21 +68,22 @@ rule extract_activations:
         classes=lambda wildcards: class_name_files([wildcards.model]),
         pictures=RESULTS / "probe/{shard}.parquet",
     output:
-        RESULTS / "dissect/{model}/activations-{shard}.parquet",
+        RESULTS / "dissect/{model}/activations-{group}-{shard}.parquet",
     log:
-        LOGS / "extract_activations-{model}-{shard}.log",
+        LOGS / "extract_activations-{model}-{group}-{shard}.log",
     benchmark:
-        TIMES / "extract_activations-{model}-{shard}.tsv"
+        TIMES / "extract_activations-{model}-{group}-{shard}.tsv"
     conda:
         "../envs/torch.yaml"
     threads: THREADS
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("extract_activations.py"),
         model=lambda wildcards: model_spec(wildcards.model),
-        layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        layers=layers_of,
         pool=lambda wildcards: MODELS[wildcards.model]["pool"],
         tokens=lambda wildcards: MODELS[wildcards.model]["tokens"],
         compute_threads=THREADS,
@@ -97,15 +100,15 @@ use rule extract_activations as extract_untrained with:
         classes=lambda wildcards: class_name_files([wildcards.model]),
         pictures=RESULTS / "probe/{shard}.parquet",
     output:
-        RESULTS / "dissect/{model}/untrained-{shard}.parquet",
+        RESULTS / "dissect/{model}/untrained-{group}-{shard}.parquet",
     log:
-        LOGS / "extract_untrained-{model}-{shard}.log",
+        LOGS / "extract_untrained-{model}-{group}-{shard}.log",
     benchmark:
-        TIMES / "extract_untrained-{model}-{shard}.tsv"
+        TIMES / "extract_untrained-{model}-{group}-{shard}.tsv"
     params:
         code=code("extract_activations.py"),
         model=lambda wildcards: untrained_spec(wildcards.model),
-        layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        layers=layers_of,
         pool=lambda wildcards: MODELS[wildcards.model]["pool"],
         tokens=lambda wildcards: MODELS[wildcards.model]["tokens"],
         compute_threads=THREADS,
@@ -113,15 +116,24 @@ use rule extract_activations as extract_untrained with:
         "Show shard {wildcards.shard} to {wildcards.model} as it is before any training"
 
 
+# Layers by model, each with the place of its group among those that are asked for.
+PLACED = [
+    [name, layer, place]
+    for name in DISSECTED
+    for layer in MODELS[name]["dissect_layers"]
+    for place, (other, group) in enumerate(ASKED)
+    if other == name and layer in GROUPS[name][group]
+]
+
+
 rule choose_temperature:
     input:
-        activations=expand(
-            rules.extract_activations.output, model=DISSECTED, shard=SHARDS
-        ),
+        activations=expand(by_group(rules.extract_activations.output), shard=SHARDS),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
         concepts=rules.embed_concepts.output.concepts,
     output:
-        RESULTS / "tables/temperature.parquet",
+        table=RESULTS / "tables/temperature.parquet",
+        sheets=sheets("temperature"),
     log:
         LOGS / "choose_temperature.log",
     benchmark:
@@ -134,7 +146,7 @@ rule choose_temperature:
         runtime=growing(30),
     params:
         code=code("choose_temperature.py"),
-        layers=[[name, MODELS[name]["dissect_layers"]] for name in DISSECTED],
+        layers=PLACED,
         held_out=STUDY["dissection"]["held_out"],
         similarity=STUDY["dissection"]["similarity"],
         settings={
@@ -158,15 +170,14 @@ rule label_neurons:
         ),
         pictures=expand(rules.embed_probe.output, shard=SHARDS),
         concepts=rules.embed_concepts.output.concepts,
-        temperature=rules.choose_temperature.output if CHOOSES_TEMPERATURE else [],
+        temperature=rules.choose_temperature.output.table if CHOOSES_TEMPERATURE else [],
     output:
-        neurons=RESULTS / "dissect/{model}/neurons.parquet",
-        resampled=RESULTS / "dissect/{model}/resampled.parquet",
-        descriptions=RESULTS / "dissect/{model}/descriptions.csv",
+        neurons=RESULTS / "dissect/{model}/neurons-{group}.parquet",
+        resampled=RESULTS / "dissect/{model}/resampled-{group}.parquet",
     log:
-        LOGS / "label_neurons-{model}.log",
+        LOGS / "label_neurons-{model}-{group}.log",
     benchmark:
-        TIMES / "label_neurons-{model}.tsv"
+        TIMES / "label_neurons-{model}-{group}.tsv"
     conda:
         "../envs/base.yaml"
     threads: 1
@@ -175,7 +186,7 @@ rule label_neurons:
         runtime=growing(30),
     params:
         code=code("label_neurons.py"),
-        layers=lambda wildcards: MODELS[wildcards.model]["dissect_layers"],
+        layers=wanted_layers,
         similarity=STUDY["dissection"]["similarity"],
         settings=similarity_settings(),
         held_out=STUDY["dissection"]["held_out"],
@@ -183,6 +194,7 @@ rule label_neurons:
         significance=STUDY["dissection"]["significance"],
         seed=SEED,
         world_words=STUDY["concepts"] == "world",
+        extensions=registered("similarity", [STUDY["dissection"]["similarity"]]),
     message:
         "Label the neurons of {wildcards.model}"
     script:
@@ -191,10 +203,19 @@ rule label_neurons:
 
 rule draw_neuron_cards:
     input:
-        neurons=rules.label_neurons.output.neurons,
+        neurons=lambda wildcards: by_group(
+            rules.label_neurons.output.neurons, model=wildcards.model
+        ),
         pictures=expand(RESULTS / "probe/{shard}.parquet", shard=SHARDS),
     output:
-        directory(RESULTS / "dissect/{model}/cards"),
+        shown(
+            directory(RESULTS / "dissect/{model}/cards"),
+            "cards",
+            "3 Neurons",
+            "Cards",
+            {"Model": "{model}", "Layer": "{layer}", "Page": "{page}"},
+            patterns=["{layer}-{page}.png"],
+        ),
     log:
         LOGS / "draw_neuron_cards-{model}.log",
     benchmark:
@@ -216,17 +237,27 @@ rule draw_neuron_cards:
 rule compare_models:
     input:
         check=checked(),
-        neurons=expand(rules.label_neurons.output.neurons, model=DISSECTED),
-        resampled=expand(rules.label_neurons.output.resampled, model=DISSECTED),
+        neurons=by_group(rules.label_neurons.output.neurons),
+        resampled=by_group(rules.label_neurons.output.resampled),
         concepts=rules.embed_concepts.output.concepts if DISSECTED else [],
         class_names=rules.embed_concepts.output.class_names if DISSECTED else [],
         published=published_files(),
         categories=category_files(),
     output:
+        by_model=[
+            shown(
+                RESULTS / f"dissect/{name}/descriptions.csv",
+                "descriptions",
+                "3 Neurons",
+                "Descriptions as CLIP-Dissect writes them",
+                {"Model": name},
+            )
+            for name in DISSECTED
+        ],
         neurons=RESULTS / "tables/neurons.parquet",
-        descriptions=RESULTS / "tables/neurons.csv",
         concepts=RESULTS / "tables/concepts.parquet",
         comparison=RESULTS / "tables/comparison.parquet",
+        sheets=sheets("neurons", "concepts", "comparison"),
     log:
         LOGS / "compare_models.log",
     benchmark:
@@ -239,6 +270,7 @@ rule compare_models:
         runtime=growing(10),
     params:
         code=code("compare_models.py"),
+        layers=[[name, MODELS[name]["dissect_layers"]] for name in DISSECTED],
         published=ordered(PUBLISHED),
         top=STUDY["comparison"]["top"],
         world_words=STUDY["concepts"] == "world",

@@ -21,6 +21,7 @@ rule predict:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("predict.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -56,12 +57,14 @@ rule explain_cam:
     resources:
         mem_mb=growing(4000),
         runtime=growing(240),
+        gpu=1,
     params:
         code=code("explain_cam.py"),
         model=lambda wildcards: model_spec(wildcards.model),
         layers=lambda wildcards: cam_layers(wildcards.model),
         batch_size=STUDY["cam"]["batch_size"],
         compute_threads=THREADS,
+        extensions=lambda wildcards: registered("cam", [wildcards.method]),
     message:
         "Explain batch {wildcards.batch} of {wildcards.model} with {wildcards.method}"
     script:
@@ -115,6 +118,7 @@ rule explain_lime:
     resources:
         mem_mb=growing(4000),
         runtime=growing(240),
+        gpu=1,
     params:
         code=code("explain_lime.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -148,6 +152,7 @@ rule repeat_lime:
     resources:
         mem_mb=growing(4000),
         runtime=growing(480),
+        gpu=1,
     params:
         code=code("repeat_lime.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -165,7 +170,8 @@ rule gather_lime_stability:
     input:
         scattered("lime_stability"),
     output:
-        RESULTS / "tables/lime_stability.parquet",
+        table=RESULTS / "tables/lime_stability.parquet",
+        sheets=sheets("lime_stability"),
     log:
         LOGS / "gather_lime_stability.log",
     benchmark:

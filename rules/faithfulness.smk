@@ -20,12 +20,14 @@ rule measure_faithfulness:
     resources:
         mem_mb=growing(4000),
         runtime=growing(240),
+        gpu=1,
     params:
         code=code("measure_faithfulness.py"),
         model=lambda wildcards: model_spec(wildcards.model),
         settings=ordered(STUDY["faithfulness"]),
         seed=SEED,
         compute_threads=THREADS,
+        extensions=registered("faithfulness", STUDY["faithfulness"]["extra"]),
     message:
         "Measure how faithful the explanations of batch {wildcards.batch} are to {wildcards.model}"
     script:
@@ -39,6 +41,7 @@ rule summarise_faithfulness:
     output:
         faithfulness=RESULTS / "tables/faithfulness.parquet",
         summary=RESULTS / "tables/faithfulness_summary.parquet",
+        sheets=sheets("faithfulness", "faithfulness_summary"),
     log:
         LOGS / "summarise_faithfulness.log",
     benchmark:
@@ -53,6 +56,8 @@ rule summarise_faithfulness:
         code=code("summarise_faithfulness.py"),
         bootstrap=STUDY["agreement"]["bootstrap"],
         seed=SEED,
+        # Which say whether a higher value is more faithful.
+        extensions=registered("faithfulness", STUDY["faithfulness"]["extra"]),
     message:
         "Summarise over the pictures how faithful the explanations are"
     script:

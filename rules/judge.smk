@@ -34,6 +34,7 @@ rule judge_study:
         questions=RESULTS / "tables/questions.parquet",
         correctness=RESULTS / "tables/correctness.parquet",
         claims=RESULTS / "tables/claims.parquet",
+        sheets=sheets("questions", "correctness", "claims"),
     log:
         LOGS / "judge_study.log",
     benchmark:

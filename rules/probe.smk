@@ -19,6 +19,7 @@ rule select_wrong:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("select_wrong.py"),
         model=model_spec(WRONG["model"]) if WRONG else None,
@@ -37,6 +38,7 @@ rule gather_pictures:
     input:
         check=checked(),
         index=lambda wildcards: LISTS["pictures"][int(wildcards.batch)],
+        others=lambda wildcards: other_lists("pictures", int(wildcards.batch)),
         wrong=rules.select_wrong.output.pictures if WRONG else [],
     output:
         RESULTS / "pictures/{batch}.parquet",
@@ -53,13 +55,11 @@ rule gather_pictures:
         runtime=growing(20),
     params:
         code=code("gather_pictures.py"),
-        world=ordered(
-            [source["world"] for source in STUDY["pictures"] if "world" in source]
-        ),
         kind="study",
-        seed=SEED,
-        size=WORLD["size"] if WORLD else None,
-        batches=len(BATCHES),
+        on_bad=STUDY["on_bad_picture"],
+        settings=gathering("pictures"),
+        # Of what the list said when this run began, whatever it says when the job reads it.
+        listed=lambda wildcards: LISTED["pictures"].get(int(wildcards.batch)),
     message:
         "Gather the pictures of batch {wildcards.batch}"
     script:
@@ -70,6 +70,7 @@ rule gather_probe:
     input:
         check=checked(),
         index=lambda wildcards: LISTS["probe"][int(wildcards.batch)],
+        others=lambda wildcards: other_lists("probe", int(wildcards.batch)),
     output:
         RESULTS / "probe/{batch}.parquet",
     log:
@@ -84,13 +85,11 @@ rule gather_probe:
         runtime=growing(20),
     params:
         code=code("gather_pictures.py"),
-        world=ordered(
-            [source["world"] for source in STUDY["probe"] if "world" in source]
-        ),
         kind="probe",
-        seed=SEED,
-        size=WORLD["size"] if WORLD else None,
-        batches=len(SHARDS),
+        on_bad=STUDY["on_bad_picture"],
+        settings=gathering("probe"),
+        # Of what the list said when this run began, whatever it says when the job reads it.
+        listed=lambda wildcards: LISTED["probe"].get(int(wildcards.batch)),
     message:
         "Gather the probe pictures of shard {wildcards.batch}"
     script:

@@ -27,18 +27,24 @@ rule draw_thumbnails:
         "../workflow/scripts/draw_thumbnails.py"
 
 
+# No inputs: where the workflow lies, and when it came there, says nothing.
+REPORT = Path(workflow.basedir) / "workflow/report"
+TEMPLATES = [path for path in REPORT.iterdir() if path.suffix in (".j2", ".css", ".js")]
+
+
 rule write_report:
     input:
         unpack(report_parts),
-        templates=sorted(
-            path
-            for path in (Path(workflow.basedir) / "workflow/report").iterdir()
-            if path.is_file() and path.suffix != ".typ"
-        ),
     output:
         # Pictures that are too many to stand in the page lie beside it.
         **({"pictures": directory(RESULTS / "report_pictures")} if BESIDE else {}),
-        page=RESULTS / "report.html",
+        page=shown(
+            RESULTS / "report.html",
+            "page",
+            "1 Report",
+            "Page",
+            {"Page": "The whole story"},
+        ),
     log:
         LOGS / "write_report.log",
     benchmark:
@@ -50,8 +56,9 @@ rule write_report:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        code=code("write_report.py"),
-        study=ordered(STUDY),
+        code=code("write_report.py", TEMPLATES),
+        study=ordered({key: STUDY[key] for key in STUDY if key not in HOW}),
+        registered=described_extensions(),
         tables=final_tables(),
         times=TIMES,
         printed=PRINTED,
@@ -67,9 +74,14 @@ rule print_report:
     input:
         page=rules.write_report.output.page,
         pictures=rules.write_report.output.get("pictures", []),
-        template=Path(workflow.basedir) / "workflow/report/report.typ",
     output:
-        RESULTS / "report.pdf",
+        shown(
+            RESULTS / "report.pdf",
+            "page",
+            "1 Report",
+            "Page",
+            {"Page": "The same on paper"},
+        ),
     log:
         LOGS / "print_report.log",
     benchmark:
@@ -81,7 +93,7 @@ rule print_report:
         mem_mb=growing(4000),
         runtime=growing(30),
     params:
-        code=code("print_report.py"),
+        code=code("print_report.py", [REPORT / "report.typ"]),
         pictures=STUDY["report"]["printed_pictures"],
     message:
         "Print the report"

@@ -24,6 +24,7 @@ rule check_sanity:
     resources:
         mem_mb=growing(6000),
         runtime=growing(240),
+        gpu=1,
     params:
         code=code("check_sanity.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -39,6 +40,7 @@ rule check_sanity:
         batch_size=STUDY["cam"]["batch_size"],
         seed=SEED,
         compute_threads=THREADS,
+        extensions=lambda wildcards: registered("cam", sanity_methods(wildcards.model)),
     message:
         "Explain {wildcards.model} with randomised weights"
     script:
@@ -51,6 +53,7 @@ rule summarise_sanity:
     output:
         sanity=RESULTS / "tables/sanity.parquet",
         summary=RESULTS / "tables/sanity_summary.parquet",
+        sheets=sheets("sanity", "sanity_summary"),
     log:
         LOGS / "summarise_sanity.log",
     benchmark:

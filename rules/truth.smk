@@ -25,6 +25,7 @@ rule measure_effects:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("measure_effects.py"),
         model=lambda wildcards: model_spec(wildcards.model),
@@ -42,7 +43,8 @@ rule gather_effects:
     input:
         scattered("effects"),
     output:
-        RESULTS / "tables/effects.parquet",
+        table=RESULTS / "tables/effects.parquet",
+        sheets=sheets("effects"),
     log:
         LOGS / "gather_effects.log",
     benchmark:
@@ -84,6 +86,8 @@ rule score_localization:
     params:
         code=code("score_localization.py"),
         tells=lambda wildcards: tells(wildcards.model),
+        extra=STUDY["localization"]["extra"],
+        extensions=registered("localization", STUDY["localization"]["extra"]),
     message:
         "Score the explanations of batch {wildcards.batch} of {wildcards.model}"
     script:
@@ -97,6 +101,7 @@ rule summarise_localization:
     output:
         localization=RESULTS / "tables/localization.parquet",
         localization_summary=RESULTS / "tables/localization_summary.parquet",
+        sheets=sheets("localization", "localization_summary"),
     log:
         LOGS / "summarise_localization.log",
     benchmark:

@@ -28,6 +28,18 @@ rule render_training:
         "../workflow/scripts/render_pictures.py"
 
 
+# The same pictures with scenes that tell the objects, for nets that are to learn a shortcut.
+use rule render_training as render_shortcut with:
+    output:
+        RESULTS / "world/shortcut-{shortcut}-{shard}.npz",
+    log:
+        LOGS / "render_shortcut-{shortcut}-{shard}.log",
+    benchmark:
+        TIMES / "render_shortcut-{shortcut}-{shard}.tsv"
+    message:
+        "Render training pictures with a shortcut of {wildcards.shortcut}, shard {wildcards.shard}"
+
+
 rule render_held_out:
     output:
         RESULTS / "world/held-out.npz",
@@ -58,7 +70,7 @@ rule render_held_out:
 rule train_classifier:
     input:
         check=checked(),
-        training=expand(rules.render_training.output, shard=TRAINING_SHARDS),
+        training=training_files,
         held_out=rules.render_held_out.output,
     output:
         weights=RESULTS / "models/{model}/weights.safetensors",
@@ -74,10 +86,11 @@ rule train_classifier:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("train_classifier.py"),
         model=lambda wildcards: model_spec(wildcards.model),
-        settings=lambda wildcards: ordered(MODELS[wildcards.model]["train"]),
+        settings=lambda wildcards: training_settings(wildcards.model),
         clutter=WORLD["training"]["clutter"] if WORLD else None,
         seed=SEED,
         compute_threads=THREADS,
@@ -106,6 +119,7 @@ rule train_clip:
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
+        gpu=1,
     params:
         code=code("train_clip.py"),
         settings=ordered(STUDY["clip"]["train"]) if STUDY["clip"] else None,

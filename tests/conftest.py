@@ -17,3 +17,9 @@ def real_data() -> Path:
     if not Path(folder, "photos").is_dir():
         pytest.skip(f"CONSILIENCE_REAL_DATA: {folder} has no photos/")
     return Path(folder).resolve()
+
+
+def pytest_collection_modifyitems(items):
+    """Files that run the real workflow begin: at the end, one alone would keep one process busy."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)

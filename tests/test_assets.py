@@ -592,7 +592,7 @@ def test_a_mirror_has_the_files_by_name(fetch):
 
 
 def study(path="studies/imagenet-vs-places.yaml"):
-    return assets.read_study([REPOSITORY / path])
+    return configuration.read_study([REPOSITORY / path])
 
 
 def test_the_original_study_needs_sixteen_files():
@@ -821,6 +821,7 @@ def command(tmp_path, monkeypatch, capsys):
         ]
         pins.write_text(yaml.safe_dump({"assets": entries}))
 
+    monkeypatch.setattr(configuration, "DEFAULT", tmp_path / "config.yaml")
     monkeypatch.setattr(assets, "PINS", pins)
     monkeypatch.setattr(assets.read_pins, "__defaults__", (pins,))
     run.pin = pin

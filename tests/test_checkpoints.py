@@ -260,6 +260,94 @@ def test_only_containers_take_a_state(tmp_path):
         checkpoints.load_checkpoint(path)
 
 
+def test_tensors_with_attributes_and_of_newer_types_are_read(tmp_path):
+    parameter = torch.nn.Parameter(torch.ones(2))
+    parameter.note = "x"
+    tensor = torch.arange(3.0)
+    tensor.note = [1]
+    content = {
+        "parameter": parameter,
+        "tensor": tensor,
+        "uint16": torch.arange(4).to(torch.uint16)[1:],
+        "float8": torch.ones(4).to(torch.float8_e4m3fn),
+    }
+    torch.save(content, tmp_path / "net.pt")
+    found = checkpoints.load_checkpoint(tmp_path / "net.pt")
+    for key, value in content.items():
+        assert found[key].dtype == value.dtype
+        assert torch.equal(found[key].float(), value.float())
+
+
+def with_pickle(path, content, pickled):
+    """Save in a zip file, with a part of the pickle exchanged."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with zipfile.ZipFile(buffer) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, pickled(data) if name.endswith("data.pkl") else data)
+
+
+NESTED = b")" + b"\x85" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("exchange", "said"),
+    [
+        # The storage of another type, and one of another length.
+        ((b"X\x01\0\0\x001", b"X\x01\0\0\x000"), "a storage has not the length .*, or two types"),
+        ((b"K\x06t", b"K\x05t"), "a storage has not the length that it says"),
+        ((b"K\x06t", b"K\xfft"), "a storage has not the length that it says"),
+        ((b"X\x07\0\0\0storage", b"X\x07\0\0\0garbage"), "refers to a 'garbage', not to a storage"),
+        # Keys whose hash is not found in any time, by each way that leads there.
+        ((b"X\x01\0\0\0a", NESTED), "wants a tuple as a key"),
+        (
+            (b"}q\x00", b"ccollections\nOrderedDict\n](" + NESTED + b"K\x01\x86e\x85Rq\x00"),
+            "as a key",
+        ),
+        ((b"}q\x00", b"c__builtin__\nset\n](" + NESTED + b"e\x85R0}q\x00"), "as a key"),
+        # Calls of what only looks like a function that is known.
+        (
+            (b"}q\x00", b"ctorch._tensor\n_rebuild_from_type_v2\n(c__builtin__\nset\nN)NtR0}q\x00"),
+            "way of",
+        ),
+        ((b"}q\x00", b"c_codecs\nencode\n)\x810}q\x00"), "wants to make an object"),
+    ],
+    ids=range(9),
+)
+def test_pickles_made_to_harm_are_refused(exchange, said, tmp_path):
+    path = tmp_path / "net.pt"
+    content = {"a": torch.ones(6), "b": torch.ones(6, dtype=torch.int32)}
+    with_pickle(path, content, lambda data: data)
+    assert list(checkpoints.load_checkpoint(path)) == ["a", "b"]
+    with_pickle(path, content, lambda data: data.replace(*exchange, 1))
+    with pytest.raises(ConsilienceError, match=rf"net\.pt: not a readable checkpoint \(.*{said}"):
+        checkpoints.load_checkpoint(path)
+
+
+def test_a_tensor_is_not_much_larger_than_its_storage(tmp_path):
+    path = tmp_path / "net.pt"
+    few, many = (torch.ones(1).expand(count) for count in (2**20, 2**20 + 1))
+    torch.save({"a": few}, path)
+    assert checkpoints.load_checkpoint(path)["a"].shape == few.shape
+    torch.save({"a": many}, path)
+    with pytest.raises(ConsilienceError, match="much larger than its storage"):
+        checkpoints.load_checkpoint(path)
+
+
+def test_an_old_file_names_the_storages_that_it_lacks(tmp_path):
+    path = tmp_path / "net.pt"
+    middle = b"K\x00(K\x02t(K\x01ttR"
+    whole = around_a_storage(b"ctorch._utils\n_rebuild_tensor\n(", middle, b".")
+    tail = pickle.dumps(["0"], protocol=2) + struct.pack("<qff", 2, 1.0, 2.0)
+    head = whole.removesuffix(tail)
+    assert len(head) < len(whole)
+    for keys, said in (([], "its storage 0 is missing"), ([[["0"]]], "wants a list as a key")):
+        path.write_bytes(head + pickle.dumps(keys, protocol=2))
+        with pytest.raises(ConsilienceError, match=said):
+            checkpoints.load_checkpoint(path)
+
+
 # CLIP
 
 

@@ -168,7 +168,7 @@ def test_sharpness_is_read_from_files(tmp_path):
 def test_planted_falls_with_clutter(fall, scale, verdict):
     pictures = make_pictures()
     agreement = make_agreement(
-        pictures, lambda row: 0.5 - fall * row["clutter"] / 4 + noise(row, scale)
+        pictures, lambda row: 0.5 - fall * row["clutter"] / 3.5 + noise(row, scale)
     )
     row = judge(pictures, agreement)["agreement-lower-in-clutter"]
     assert row["verdict"] == verdict
@@ -176,7 +176,7 @@ def test_planted_falls_with_clutter(fall, scale, verdict):
     assert row["low"] < row["estimate"] < row["high"]
     assert row["bases"] == 8
     assert row["smallest_effect"] == 0.1
-    assert row["estimand"].endswith("clutter 4 minus clutter 0; model net")
+    assert row["estimand"].endswith("clutter 3 and 4 minus clutter 0; model net")
 
 
 @pytest.mark.parametrize(("fall", "verdict"), [(0.2, SUPPORTED), (0.02, CONTRADICTED)])
@@ -284,7 +284,7 @@ def test_models_are_averaged_over_their_bases_and_named():
     # A third was never asked for LIME.
     predictions += make_predictions(pictures, "third")
     row = judge(pictures, agreement, predictions=predictions)["agreement-lower-in-clutter"]
-    assert row["estimate"] == pytest.approx(-1.2)
+    assert row["estimate"] == pytest.approx(-0.3 * 3.5)
     assert row["bases"] == 7
     assert row["estimand"].endswith("; model one, other")
 

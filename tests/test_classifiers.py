@@ -235,9 +235,7 @@ def test_what_is_not_known_is_asked_for(tmp_path):
     refused("'n': its preprocessing is not known; give transform", spec | {"classes": CLASSES})
     refused("cannot be read", spec | {"classes": str(tmp_path / "none.txt")})
     (tmp_path / "latin.txt").write_bytes("käfer".encode("latin-1"))
-    refused(
-        r"latin\.txt: class names cannot be read", spec | {"classes": str(tmp_path / "latin.txt")}
-    )
+    refused(r"latin\.txt, line 1: not UTF-8 text", spec | {"classes": str(tmp_path / "latin.txt")})
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet50"])
@@ -348,24 +346,6 @@ def test_every_weight_of_torchvision_has_an_address_that_pins_it():
             assets.check_address(asset.address)
 
 
-def test_places365s_own_list_of_classes_is_taken_as_it_is(tmp_path):
-    path = tmp_path / "categories_places365.txt"
-    path.write_text("/a/airfield 0\n/a/apartment_building/outdoor 1\n/z/zen_garden 2\n")
-    names = classifiers.read_class_names(path)
-    assert names == ("airfield", "apartment_building/outdoor", "zen_garden")
-    path.write_text("/a/airfield 0\n/z/zen_garden 2\n")
-    with pytest.raises(ConsilienceError, match="line 2: numbered 2 instead of 1"):
-        classifiers.read_class_names(path)
-    path.write_text("/a/airfield 0\nzen garden\n")  # not that list
-    assert classifiers.read_class_names(path) == ("/a/airfield 0", "zen garden")
-
-
-def test_the_real_list_of_places_has_365(real_data):
-    names = classifiers.read_class_names(real_data / "concepts/categories_places365.txt")
-    assert len(set(names)) == len(names) == 365
-    assert not any("/" in name[:2] or name[-1].isdigit() for name in names)
-
-
 def test_the_real_squeezenet_knows_three_photographs(real_data):
     classifier = load_classifier(
         {"name": "squeezenet", "architecture": "squeezenet1_0", "preprocessing": "IMAGENET1K_V1"},
@@ -380,6 +360,21 @@ def test_the_real_squeezenet_knows_three_photographs(real_data):
     np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
     found = [classifier.class_names[index] for index in probabilities.argmax(1)]
     assert found == ["goldfish", "flamingo", "orange"]
+
+
+def test_names_that_become_one_are_refused(tmp_path):
+    torch.save({"module.a": torch.zeros(1), "a": torch.ones(1)}, tmp_path / "net.pt")
+    with pytest.raises(ConsilienceError, match=r"tensors of one name, with and without 'module.'"):
+        read_state_dict(tmp_path / "net.pt")
+
+
+def test_pictures_that_a_model_cannot_take_are_said(tmp_path):
+    """Too small for its layers, where no transform makes them fit."""
+    model = build_architecture("squeezenet1_1", 2)
+    classifier = classifiers.Classifier("net", model, ("cat", "dog"), Transform())
+    said = r"model 'net' fails on pictures of 1 × 5 pixels \(.*\); give a transform with the resize"
+    with pytest.raises(ConsilienceError, match=said):
+        classifier.probabilities(np.zeros((1, 1, 5, 3), np.uint8))
 
 
 def test_reading_keeps_names_and_values(state, tmp_path):

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -54,6 +56,30 @@ def test_nothing_embeds_to_nothing(encoder):
     assert encoder.embed_texts([]).shape == (0, 128)
 
 
+def test_an_extreme_picture_is_cut_before_it_is_resized(encoder, monkeypatch):
+    """Whole it would have more pixels than there is memory; and it is embedded like any other."""
+    assert encoder.embed_pictures([np.zeros((1, 100_000, 3), np.uint8)]).shape == (1, 128)
+    ramp = np.linspace(0, 255, 200).astype(np.uint8)
+    long = np.broadcast_to(ramp[None, :, None], (20, 200, 3))
+    expected = encoder.embed_pictures([long])
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+    np.testing.assert_allclose(encoder.embed_pictures([long]), expected, atol=5e-3)
+
+
+def test_pictures_are_let_go_of_one_by_one(encoder):
+    kept = []
+
+    def pictures():
+        for shade in range(5):
+            picture = Image.new("RGB", (9, 9), (shade, 0, 0))
+            kept.append(weakref.ref(picture))
+            yield picture
+            del picture
+            assert sum(one() is not None for one in kept) <= 1
+
+    assert encoder.embed_pictures(pictures(), batch=2).shape == (5, 128)
+
+
 def test_a_text_that_is_too_long_is_named(encoder):
     with pytest.raises(ConsilienceError, match=r"text 'very very .*longer than the 77 tokens"):
         encoder.embed_texts(["ball", "very " * 100])
@@ -70,45 +96,3 @@ def test_a_file_that_is_no_clip_is_an_error(tmp_path, content):
 def test_a_name_that_is_neither_file_nor_model_is_an_error():
     with pytest.raises(ConsilienceError, match=r"'ViT-B/61'.*did you mean 'ViT-B/16'"):
         clip_encoder.load_clip("ViT-B/61")
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"ball\nbox\n", ("ball", "box")),
-        (b"\xef\xbb\xbfball\r\nbox", ("ball", "box")),
-        (b"ball\n\n  \nbox\nball\n", ("ball", "box")),
-        ("café\n犬\n".encode(), ("café", "犬")),
-        # Files that were joined, zero-width spaces within and alone, a soft hyphen, a twin.
-        (
-            "ball\n\ufeffbox\ngold\u200bfish\n\u200b\nblack\u00adbird\nbox\u2060\n".encode(),
-            ("ball", "box", "goldfish", "blackbird"),
-        ),
-    ],
-)
-def test_concepts_are_read_one_a_line(tmp_path, content, words):
-    path = tmp_path / "words.txt"
-    path.write_bytes(content)
-    assert clip_encoder.read_concepts(path).words == words
-
-
-def test_what_was_left_out_is_said(tmp_path):
-    path = tmp_path / "words.txt"
-    path.write_bytes(b"ball\n\nbox\nball\n")
-    found = clip_encoder.read_concepts(path)
-    assert found.blank == (2,)
-    assert found.repeated == ((4, "ball"),)
-    assert found.cleaned == ()
-    assert "'ball' (line 4)" in str(found)
-    path.write_bytes("ball\n\ufeffbox\nball\u200b\n\u200d\n".encode())
-    found = clip_encoder.read_concepts(path)
-    assert (found.blank, found.repeated, found.cleaned) == ((4,), ((3, "ball"),), (2, 3, 4))
-    assert "invisible characters removed from line 2, 3, 4" in str(found)
-
-
-@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00", b"a\x00b\n"])
-def test_a_list_that_is_no_list_is_an_error(tmp_path, content):
-    path = tmp_path / "words.txt"
-    path.write_bytes(content)
-    with pytest.raises(ConsilienceError, match=r"words.txt"):
-        clip_encoder.read_concepts(path)

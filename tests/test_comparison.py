@@ -12,11 +12,12 @@ from consilience.comparison import (
     compare_outputs,
     compare_with_classes,
     count_concepts,
+    order_neurons,
     rarefy,
     vectors_by_name,
 )
 from consilience.errors import ConsilienceError
-from consilience.tables import COMPARISON, CONCEPTS, EMBEDDINGS, make_table
+from consilience.tables import COMPARISON, CONCEPTS, EMBEDDINGS, NEURONS, make_table
 
 
 def neuron(unit, concept, model="m", layer="l", similarity=1.0, absent=None):
@@ -37,6 +38,26 @@ def neuron(unit, concept, model="m", layer="l", similarity=1.0, absent=None):
 
 def neurons(words, **kwargs):
     return [neuron(unit, word, **kwargs) for unit, word in enumerate(words)]
+
+
+def test_neurons_come_in_the_studys_order_whatever_order_they_were_labelled_in():
+    rows = [
+        *neurons(["ball", "box"], model="b", layer="fc"),
+        *neurons(["star"], model="a", layer="fc"),
+        *neurons(["ball", "star"], model="a", layer="layer1"),
+        *neurons(["box"], model="a", layer="gone"),
+    ]
+    ordered = order_neurons(
+        make_table(rows, NEURONS), [("a", ["layer1", "fc"]), ("b", ["layer4", "fc"])]
+    ).to_pylist()
+    assert [(row["model"], row["layer"], row["unit"]) for row in ordered] == [
+        ("a", "layer1", 0),
+        ("a", "layer1", 1),
+        ("a", "fc", 0),
+        ("b", "fc", 0),
+        ("b", "fc", 1),
+    ]
+    assert order_neurons(make_table(rows, NEURONS), []).num_rows == 0
 
 
 def test_concepts_are_counted():

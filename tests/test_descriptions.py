@@ -1,7 +1,6 @@
 """Descriptions read and written."""
 
 import csv
-import json
 
 import pytest
 
@@ -10,7 +9,6 @@ from consilience.descriptions import (
     read_categories,
     read_published,
     write_descriptions,
-    write_neurons,
 )
 from consilience.errors import ConsilienceError
 from consilience.tables import NEURONS, make_table
@@ -110,19 +108,6 @@ def test_broken_netdissect_files_are_said_with_file_and_line(tmp_path):
         read_published("m", "netdissect", {"layer4": tmp_path / "gone.csv"})
     with pytest.raises(ConsilienceError, match="no format 'milan'"):
         read_published("m", "milan", path)
-
-
-def test_the_table_of_neurons_as_csv(tmp_path):
-    rows = neurons(["a, b", None], similarity=0.1, absent=False)
-    rows[0]["top_pictures"] = ["b c.png", 'd";.png']
-    write_neurons(make_table(rows, NEURONS), tmp_path / "neurons.csv")
-    with open(tmp_path / "neurons.csv", newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    assert list(found[0]) == NEURONS.names
-    assert json.loads(found[0]["top_pictures"]) == rows[0]["top_pictures"]
-    assert float(found[0]["similarity"]) == 0.1
-    assert (found[0]["concept"], found[0]["absent"]) == ("a, b", "false")
-    assert (found[1]["concept"], found[1]["similarity"], found[1]["rank"]) == ("", "", "")
 
 
 def test_categories_are_read(tmp_path):

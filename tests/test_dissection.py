@@ -339,7 +339,7 @@ def test_the_temperature_is_chosen_on_half_of_the_absent_words(tmp_path):
     words = [f"w{n}" for n in range(40)]
     concepts = Concepts(words, vectors, absent=words[:20])
     files = write_probe(tmp_path, names, {"l": activations}, embeddings)
-    rows = choose_temperature({"m": (files, ["l"])}, concepts, "soft-wpmi", {"top_k": 30})
+    rows = choose_temperature([("m", "l", files)], concepts, "soft-wpmi", {"top_k": 30})
     make_table(rows, TEMPERATURE)
     assert [row["a"] for row in rows] == list(dissection.TEMPERATURES)
     least = min(row["share_chosen_on"] for row in rows)
@@ -350,9 +350,9 @@ def test_the_temperature_is_chosen_on_half_of_the_absent_words(tmp_path):
         share = np.mean([neuron["absent"] for neuron in found])
         assert share == pytest.approx(row["share_chosen_on"] + row["share_reported"])
     with pytest.raises(ConsilienceError, match="needs concepts that are known to occur in no"):
-        choose_temperature({}, Concepts(words, vectors), "soft-wpmi", {})
+        choose_temperature([], Concepts(words, vectors), "soft-wpmi", {})
     with pytest.raises(ConsilienceError, match="'cosine' has no temperature"):
-        choose_temperature({}, concepts, "cosine", {})
+        choose_temperature([], concepts, "cosine", {})
 
 
 def test_a_label_is_stable_where_halves_of_pictures_and_of_concepts_agree(tmp_path):

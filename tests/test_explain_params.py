@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from consilience import classifiers, explain_params, images, lime_image, tables
+from consilience import classifiers, explain_params, images, lime_image, pickles, tables
 from consilience.errors import ConsilienceError
 
 SETTINGS = {
@@ -112,7 +112,7 @@ def test_missing_params_are_said(tmp_path):
 
 def test_unpickler_looks_nothing_up():
     with pytest.raises(pickle.UnpicklingError, match="mkdir"):
-        explain_params._BuiltinUnpickler(io.BytesIO(pickle.dumps(Harmful()))).load()
+        pickles.PlainUnpickler(io.BytesIO(pickle.dumps(Harmful()))).load()
 
 
 def test_several_targets_of_a_picture_are_its_labels():

@@ -13,8 +13,8 @@ from torch import nn
 from consilience import cam, classifiers, faithfulness, images, tables
 from consilience.errors import ConsilienceError
 from consilience.faithfulness import (
-    HIGHER_IS_BETTER,
     MEASURES,
+    METRICS,
     area_under,
     blur,
     count_removed,
@@ -208,7 +208,7 @@ def test_the_true_weights_are_better_than_random_and_the_inverse_worse():
             assert scored[wrong][measure]["difference"] < -0.02, measure
         # Superpixels say less than pixels, and no order beats the true one. (Their random orders
         # differ.)
-        sign = 1 if HIGHER_IS_BETTER[measure[0]] else -1
+        sign = 1 if METRICS[measure[0]].higher_is_better else -1
         assert sign * scored["true"][measure]["value"] > sign * scored["lime"][measure]["value"]
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import yaml
 
 from consilience import index, tables, world
 from consilience.errors import ConsilienceError
-from consilience.images import encode_png
+from consilience.images import describe_files, encode_png
 
 PATTERNS = ["*.jpg", "*.png"]
 
@@ -32,14 +33,10 @@ def states(lists):
 
 
 def test_pictures_are_found_below_the_folder(photographs):
-    assert index.list_pictures(photographs, PATTERNS) == [
-        "a.jpg",
-        "b.PNG",
-        "inner/c.jpg",
-        "inner/d.jpg",
-    ]
-    assert index.list_pictures(photographs, ["inner/*"]) == ["inner/c.jpg", "inner/d.jpg"]
-    assert index.list_pictures(photographs, ["c.*"]) == ["inner/c.jpg"]
+    expected = ["a.jpg", "b.PNG", "inner/c.jpg", "inner/d.jpg"]
+    assert index.list_pictures(photographs, PATTERNS) == (expected, {})
+    assert index.list_pictures(photographs, ["inner/*"]) == (["inner/c.jpg", "inner/d.jpg"], {})
+    assert index.list_pictures(photographs, ["c.*"]) == (["inner/c.jpg"], {})
 
 
 def test_every_picture_is_in_one_batch(photographs, tmp_path):
@@ -87,10 +84,45 @@ def test_files_are_read_again_only_when_size_or_time_changed(photographs, tmp_pa
     assert read == [b"a.jpg"]
 
 
+def test_only_batches_that_differ_are_looked_at_again(photographs, tmp_path, monkeypatch):
+    target, looked_at = tmp_path / "index", []
+    describe = index._describe
+
+    def watch(batches, *arguments):
+        looked_at.append(sorted(batches))
+        return describe(batches, *arguments)
+
+    monkeypatch.setattr(index, "_describe", watch)
+    for _ in range(2):
+        before = states(index.write_index([source(photographs)], 8, target))
+    (photographs / "new.jpg").write_bytes(b"new")
+    (photographs / "a.jpg").chmod(0o600)
+    index.write_index([source(photographs)], 8, target)
+    mine = sorted({index.batch_of(name, 8) for name in ("new.jpg", "a.jpg")})
+    assert looked_at == [[*range(8)], [], mine]
+    # A list that something else wrote is written anew, and one that is missing.
+    (target / "3.json").write_text("[]")
+    (target / "4.json").unlink()
+    (photographs / "new.jpg").unlink()
+    after = states(index.write_index([source(photographs)], 8, target))
+    assert looked_at[-1] == sorted({3, 4, index.batch_of("new.jpg", 8)})
+    assert [text for text, _ in after] == [text for text, _ in before]
+
+
+def test_another_number_of_batches_reads_no_file_again(photographs, tmp_path, monkeypatch):
+    target = tmp_path / "index"
+    index.write_index([source(photographs)], 8, target)
+    monkeypatch.setattr(index, "hash_bytes", lambda data: pytest.fail("read again"))
+    for batches in (3, 8):
+        lists = index.write_index([source(photographs)], batches, target)
+        assert sum(len(index.read_index(path)) for path in lists) == 4
+
+
 def test_a_broken_cache_is_made_again(photographs, tmp_path):
     target = tmp_path / "index"
     before = states(index.write_index([source(photographs)], 2, target))
     (target / "seen.json").write_text("{broken")
+    (target / "0.seen").write_text("[1]")
     assert states(index.write_index([source(photographs)], 2, target)) == before
     assert json.loads((target / "seen.json").read_text())
 
@@ -107,10 +139,16 @@ def test_labels_reach_their_pictures(photographs, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("name,class\na.jpg,x\n", "has no column label"),
+        ("name,class\na.jpg,x\n", "there is no column 'label'"),
         ("name,label\nz.jpg,x\n", "'z.jpg' is not in"),
         ("name,label\na.jpg,x\na.jpg,y\n", "'a.jpg' is labelled twice"),
-        ("", "has no column label or name"),
+        ("", "there is no column 'name' or 'label'"),
+        ("name,label\n", "has no rows"),
+        ("name,label\na.jpg\n", "line 2: 1 values for 2 columns"),
+        ("name,label\n,x\n", "line 2: the name is empty"),
+        ("name,label\na.jpg, \n", "line 2: the label is empty"),
+        ("name,label\nA.JPG,x\n", "'A.JPG' is not in .*; name it as its path"),
+        ("name,label\nc.jpg,x\n", "'c.jpg' is not in .*; did you mean 'a.jpg'"),
     ],
 )
 def test_wrong_labels_are_named(photographs, tmp_path, text, said):
@@ -126,6 +164,38 @@ def test_an_empty_folder_and_a_name_in_two_folders_are_errors(photographs, tmp_p
         index.write_index([source(tmp_path / "empty")], 1, tmp_path / "index")
     with pytest.raises(ConsilienceError, match=r"'a.jpg' is also in another folder"):
         index.write_index([source(photographs), source(photographs)], 1, tmp_path / "index")
+
+
+def test_a_batch_without_a_picture_of_use_looks_at_the_others(photographs, tmp_path):
+    lists = index.write_index([source(photographs)], 3, tmp_path / "index")
+    rows = [describe_files(index.read_index(path)) for path in lists]
+    assert all(row["error"] for own in rows for row in own)  # none of them is a picture
+    mine = next(batch for batch in range(3) if rows[batch])
+    others = [path for batch, path in enumerate(lists) if batch != mine]
+    with pytest.raises(
+        ConsilienceError, match=r"none of the 4 pictures .* the first: .*\.(jpg|PNG)"
+    ):
+        index.check_usable(rows[mine], others)
+    index.check_usable([], others)
+    index.check_usable([{"name": "x", "error": None}], others)
+    # One good picture, in another batch, is enough.
+    name = next(name for name in map("{}.png".format, range(99)) if index.batch_of(name, 3) != mine)
+    (photographs / name).write_bytes(encode_png(np.zeros((2, 2), np.uint8)))
+    index.write_index([source(photographs)], 3, tmp_path / "index")
+    index.check_usable(rows[mine], others)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_label_may_spell_a_name_in_either_form(form, photographs, tmp_path):
+    """macOS takes letters and accents apart in names of files; editors do not."""
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    (photographs / unicodedata.normalize(form, "é.jpg")).write_bytes(b"e")
+    labels = tmp_path / "labels.csv"
+    labels.write_text(f"name,label\n{unicodedata.normalize(other, 'é.jpg')},goldfish\n")
+    sources = [source(photographs, labels=str(labels))]
+    (only,) = index.write_index(sources, 1, tmp_path / "index")
+    found = {entry["name"]: entry["label"] for entry in index.read_index(only)}
+    assert found[unicodedata.normalize(form, "é.jpg")] == "goldfish"
 
 
 @pytest.fixture
@@ -263,3 +333,21 @@ def test_masks_of_a_folder_run_through_the_workflow(tmp_path):
     said = snakemake(tmp_path, "-n", *asked, studies=[path], check=False)
     assert "masks/stray.png: is the mask of no picture" in said
     assert "Traceback" not in said
+
+
+def test_layers_that_come_later_are_a_group_of_their_own():
+    first = index.group_layers(["layer4", "fc"], {})
+    assert first == {"0": ["layer4", "fc"]}
+    assert index.group_layers(["fc", "layer4"], first) == first
+    second = index.group_layers(["layer3", "layer4", "fc", "layer2"], first)
+    assert second == first | {"1": ["layer3", "layer2"]}
+    # What goes stays known, so that it can come again.
+    assert index.group_layers(["fc"], second) == second
+    assert index.group_layers([], {}) == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
+def test_what_is_kept_to_save_work_may_be_broken(tmp_path, text):
+    (tmp_path / "kept.json").write_text(text)
+    assert index.read_json(tmp_path / "kept.json") == {}
+    assert index.read_json(tmp_path / "none.json") == {}

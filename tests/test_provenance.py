@@ -1,7 +1,11 @@
 import hashlib
+import os
+import sys
 
 import pytest
 
+import consilience
+from conftest import REPOSITORY
 from consilience import provenance
 
 
@@ -28,7 +32,7 @@ def digest_after(library, file, text):
 
 def test_what_a_script_depends_on(library):
     code, versions = provenance.dependencies(library / "step.py")
-    assert sorted(code) == ["first.py", "second.py", "step.py"]
+    assert sorted(code) == ["first.py", "scripts/step.py", "second.py"]
     assert list(versions) == ["numpy"]
 
 
@@ -65,8 +69,64 @@ def test_where_the_checkout_lies_does_not_count(library, tmp_path, monkeypatch):
     assert provenance.digest(moved / "step.py") == before
 
 
+def test_what_only_a_type_checker_imports_does_not_count(library):
+    text = (
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from .other import x\n    import torch\n"
+        "else:\n    import numpy\n"
+    )
+    (library / "consilience/second.py").write_text(text)
+    code, versions = provenance.dependencies(library / "step.py")
+    assert sorted(code) == ["first.py", "scripts/step.py", "second.py"]
+    assert list(versions) == ["numpy"]
+
+
+def test_packages_that_a_package_computes_with_count(library):
+    (library / "consilience/second.py").write_text("import lime\n")
+    _, versions = provenance.dependencies(library / "step.py")
+    assert list(versions) == ["lime", "numpy", "scipy", "skimage", "sklearn"]
+
+
+def test_every_package_that_a_step_imports_has_a_version():
+    for script in sorted((REPOSITORY / "workflow/scripts").glob("*.py")):
+        code, versions = provenance.dependencies(script)
+        paths = [script, *(provenance.LIBRARY / name for name in code if "/" not in name)]
+        for path in paths:
+            for name in set(provenance._parse(path)[2]) - sys.stdlib_module_names:
+                assert name in versions, f"{path.name} imports {name}"
+
+
+def test_what_was_found_in_files_is_kept_for_later_processes(library, monkeypatch):
+    before = provenance.digest(library / "step.py")
+    provenance.write_known(library / "code.json")
+    monkeypatch.setattr(provenance, "_known", {})
+    provenance._parse.cache_clear()
+    provenance.read_known(library / "code.json")
+    monkeypatch.setattr(provenance.ast, "parse", None)  # nothing is parsed again
+    assert provenance.digest(library / "step.py") == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"by": "another", "known": {"a": 1}}'])
+def test_what_cannot_be_used_of_that_is_passed_over(library, monkeypatch, text):
+    monkeypatch.setattr(provenance, "_known", {})
+    (library / "code.json").write_text(text)
+    provenance.read_known(library / "code.json")
+    provenance.read_known(library / "none.json")
+    assert provenance._known == {}
+
+
+def test_other_files_that_a_script_reads_count_by_content(library):
+    page = library / "page.j2"
+    page.write_text("one")
+    before = provenance.digest(library / "step.py", [page])
+    os.utime(page, (1, 1))
+    assert provenance.digest(library / "step.py", [page]) == before
+    page.write_text("two")
+    assert provenance.digest(library / "step.py", [page]) != before
+
+
 def test_packages_are_found_by_the_names_they_are_imported_by():
-    for name in ("PIL", "skimage", "yaml", "clip", "pytorch_grad_cam", "torch"):
+    for name in ("PIL", "skimage", "yaml", "clip", "pytorch_grad_cam", "torch", "cv2"):
         assert provenance.package_version(name), name
     assert provenance.package_version("json") is None
 
@@ -79,6 +139,7 @@ def test_a_file_is_hashed(tmp_path):
 
 def test_a_report_names_the_versions_its_results_rest_on():
     versions = provenance.reported_versions()
+    assert versions["consilience"] == consilience.__version__
     assert {"python", "torch", "grad-cam", "lime", "pillow"} <= set(versions)
 
 

@@ -274,11 +274,14 @@ def test_the_detectable_effect_is_in_units_of_the_differences(scale):
 def test_levels_are_compared_within_a_base():
     pictures = make_pictures(3, (0, 2, 4))
     scores = {"00-0": 0.9, "00-2": 7.0, "00-4": 0.4, "01-0": 0.5, "02-0": 0.1, "02-4": 0.6}
-    found = contrast_levels(scores, pictures, 0, 4)
+    found = contrast_levels(scores, pictures, [0], [4])
     # Base 01 lacks its cluttered side; level 2 has no part in it.
     assert found.bases == ("00", "02")
     assert found.differences == pytest.approx([-0.5, 0.5])
     assert (found.values, found.left_out) == (4, 1)
+    found = contrast_levels(scores, pictures, [0], [2, 4])
+    assert found.differences == pytest.approx([3.7 - 0.9, 0.5])
+    assert (found.values, found.left_out) == (5, 1)
 
 
 def test_pictures_are_averaged_over_a_base():
@@ -300,6 +303,11 @@ def test_slopes_need_three_levels():
     assert (found.values, found.left_out) == (3, 1)
     with pytest.raises(CannotAskError, match="three levels"):
         contrast_slopes({"01-0": 1.0, "01-3": 0.0}, pictures)
+
+
+def test_cluttered_are_the_levels_above_half_of_the_highest():
+    assert simple_and_cluttered(make_pictures(1, (0, 1, 2, 3, 4))) == ((0,), (3, 4))
+    assert simple_and_cluttered(make_pictures(1, (0, 1))) == ((0,), (1,))
 
 
 @pytest.mark.parametrize(
@@ -333,10 +341,11 @@ def test_planted_effects_are_found():
     rows = answer(pictures, agreement, located, faithful)
 
     row = rows["agreement-and-clutter"]
-    assert row["estimand"] == "agreement (spearman) of lime and grad-cam, clutter 4 minus clutter 0"
-    assert row["estimate"] == pytest.approx(-0.4, abs=0.03)
+    said = "agreement (spearman) of lime and grad-cam, clutter 3 and 4 minus clutter 0"
+    assert row["estimand"] == said
+    assert row["estimate"] == pytest.approx(-0.35, abs=0.03)
     assert row["low"] < row["estimate"] < row["high"] < -0.3
-    assert (row["bases"], row["values"]) == (8, 16)
+    assert (row["bases"], row["values"]) == (8, 24)
     assert row["p_value"] == 2 / 2**8
     # Four primaries, all with the smallest p-value there is.
     assert row["p_holm"] == 8 / 2**8
@@ -348,7 +357,7 @@ def test_planted_effects_are_found():
     assert row["estimate"] == pytest.approx(0.15, abs=1e-9)  # the noise is the picture's
     assert "score-cam minus the mean of grad-cam and ablation-cam" in row["estimand"]
     assert (row["bases"], row["values"]) == (8, 40)
-    assert rows["lime-and-clutter"]["estimate"] == pytest.approx(-0.2)
+    assert rows["lime-and-clutter"]["estimate"] == pytest.approx(-0.175)
     assert rows["lime-and-clutter"]["detectable"] is None  # nothing varies
     assert rows["lime-and-clutter"]["interval"].startswith("95 % percentile")
     assert rows["faithful-lime-or-cam"]["estimate"] == pytest.approx(-0.3, abs=0.02)
@@ -377,7 +386,7 @@ def test_exploratory_questions_have_no_p_value():
     assert found == pytest.approx(
         {
             "agreement-and-clutter:iou": 0,
-            "agreement-and-clutter:lime+score-cam": 0.4,
+            "agreement-and-clutter:lime+score-cam": 0.35,
             "agreement-and-clutter:slope": -0.1,
             "score-cam-localises-best:mass-inside": 0.3,
             "score-cam-localises-best:ablation-cam": 0.1,
@@ -440,7 +449,7 @@ def test_photographs_are_their_own_bases():
 
 
 def test_a_base_that_lacks_a_side_is_counted_and_left_out():
-    pictures = make_pictures()
+    pictures = make_pictures(8, (0, 2, 4))
     value = {f"{base:02d}-4": 0.1 for base in range(7)}
     agreement = make_agreement(
         pictures, lambda row: value.get(row["name"], None if row["clutter"] == 4 else 0.5)

@@ -856,6 +856,16 @@ def test_acts_that_are_off_leave_nothing_behind(content):
     assert "the dissection of neurons, LIME, the comparison of explanations" in said
 
 
+def test_what_users_registered_is_described(content):
+    entry = {"kind": "agreement", "name": "mine", "path": "my_file.py", "about": "How it reads."}
+    html = part(content, registered=[entry, entry | {"name": NASTY, "about": NASTY}])
+    said = Page(html).text["method"]
+    assert "mine measure of agreement of my_file.py" in " ".join(said.split())
+    assert "How it reads." in said
+    assert NASTY in said
+    assert "<img src=x" not in html
+
+
 def test_page_of_nothing_is_a_page():
     page = Page(report.render_report(report.Content(study=STUDY)))
     assert page.open == []

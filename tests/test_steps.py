@@ -1,4 +1,6 @@
 import logging
+import re
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,15 @@ def test_lines_go_to_the_log(tmp_path):
         log("half way")
     lines = (tmp_path / "log").read_text().splitlines()
     assert lines[0].endswith("half way")
-    assert lines[1].endswith("done")
+    said = r"\[ +[\d.]+ s\] done: [\d.]+ s, processor [\d.]+ s; start-up before it [\d.]+ s"
+    assert re.fullmatch(said, lines[1])
+
+
+def test_a_step_whose_outputs_are_there_is_done(tmp_path):
+    with steps.logged(tmp_path / "log") as log:
+        log("there already")
+        raise steps.Finished
+    assert "] done: " in (tmp_path / "log").read_text().splitlines()[1]
 
 
 def test_the_librarys_messages_go_to_the_log(tmp_path):
@@ -36,3 +46,14 @@ def test_a_fault_of_ours_keeps_its_traceback(tmp_path):
     with pytest.raises(ZeroDivisionError), steps.logged(tmp_path / "log"):
         1 / 0  # noqa: B018
     assert "Traceback" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_log_on_a_full_disk_does_not_end_the_step(capsys):
+    with steps.logged("/dev/full") as log:
+        log("one")
+        log("two")
+        worked = True
+    assert worked
+    said = capsys.readouterr().err
+    assert said == "/dev/full: cannot be written (No space left on device)\n"

@@ -1,7 +1,6 @@
 """Schemas and I/O of the tables between steps."""
 
 import os
-import stat
 
 import numpy as np
 import pyarrow as pa
@@ -124,33 +123,6 @@ def test_missing_and_broken_files_are_named(tmp_path):
         path.write_bytes(broken)
         with pytest.raises(ConsilienceError, match=r"t\.parquet: not a Parquet file \(.+\)"):
             tables.read_table(path, tables.EMBEDDINGS)
-
-
-def test_an_atomic_write_leaves_nothing_behind_when_it_fails(tmp_path):
-    path = write_rows(tmp_path / "t.parquet")
-    before = path.read_bytes()
-
-    def fail(part):
-        with open(part, "w") as file:
-            file.write("half of it")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        tables.write_atomically(path, fail)
-    assert list(tmp_path.iterdir()) == [path]
-    assert path.read_bytes() == before
-
-
-def test_an_atomic_write_replaces_the_file_and_heeds_the_umask(tmp_path):
-    path = write_rows(tmp_path / "t.parquet")
-    old = os.umask(0o027)
-    try:
-        write_rows(path, ROWS[:1])
-    finally:
-        os.umask(old)
-    assert len(tables.read_rows(path, tables.EMBEDDINGS)) == 1
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_lists_of_one_length_are_stacked():

@@ -1,26 +1,38 @@
 """Run the real workflow: the default study in miniature, and photographs where there are any."""
 
+import base64
 import hashlib
+import importlib.util
+import json
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
+import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+import dry_runs
 from conftest import REPOSITORY
 from consilience import images, pdf, report_evidence, tables, world
 from consilience.localization import OFFSETS
+from pages import write_files
 
 pytestmark = pytest.mark.slow
 
+SNAKEFILE = REPOSITORY / "Snakefile"
 
-def snakemake(folder, *arguments, studies=(), check=True):
+
+def snakemake(folder, *arguments, studies=(), check=True, repository=REPOSITORY):
     """Run Snakemake on this repository's workflow with ``folder`` as the working directory."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", REPOSITORY / "Snakefile"]
-    command += ["--workflow-profile", REPOSITORY / "profiles/default", "--directory", folder]
+    command = [sys.executable, "-m", "snakemake", "--snakefile", repository / "Snakefile"]
+    command += ["--workflow-profile", repository / "profiles/default", "--directory", folder]
     command += ["--configfile", *studies] if studies else []
     run = subprocess.run(
         [*map(str, command), *arguments],
@@ -120,6 +132,36 @@ def test_the_report_is_one_page_that_names_each_picture(miniature):
     assert page.lower().startswith("<!doctype html>")
     assert "picture-001-clutter-4" in page
     assert 'src="http' not in page
+
+
+def test_every_table_stands_on_the_page_of_outputs(miniature):
+    spec = importlib.util.spec_from_file_location("generate", REPOSITORY / "docs/generate.py")
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    kinds = dict.fromkeys(("batch", "shard", "group"), r"\d+")
+    kinds |= dict.fromkeys(("model", "other", "method", "crowd", "similarity"), "[^/]+")
+    places = [
+        (re.sub(r"<(\w+)>", lambda found: kinds[found[1]], re.escape(path)), name)
+        for name, paths in generate.FILES.items()
+        for path in paths
+    ]
+    folder = miniature / "results/miniature"
+    found = set()
+    for path in folder.rglob("*.parquet"):
+        where = path.relative_to(folder).as_posix()
+        names = {name for place, name in places if re.fullmatch(place, where)}
+        assert len(names) == 1, f"{where}: {sorted(names)}"
+        tables.open_table(path, getattr(tables, *names))
+        found |= names
+    # A study without `benchmark` has all others.
+    of_benchmark = {
+        name
+        for name, paths in generate.FILES.items()
+        if any(path.startswith("benchmark/") for path in paths)
+    }
+    of_benchmark |= {"AUDIT", "AUDIT_RULES", "CAUSAL", "DISSECTION_TRUTH", "LEADERBOARD"}
+    of_benchmark |= {"CALIBRATION", "CONTRAST_SUMMARY"}
+    assert found | of_benchmark == set(generate.FILES)
 
 
 def page_tables(path):
@@ -317,21 +359,154 @@ def test_a_second_run_does_nothing(miniature):
 
 
 def test_two_runs_give_the_same_bytes_whatever_the_cores(miniature, tmp_path):
-    snakemake(tmp_path, "--cores", "8", studies=[REPOSITORY / "tests/study.yaml"])
+    said = snakemake(tmp_path, "--cores", "8", studies=[REPOSITORY / "tests/study.yaml"])
     first, second = hashes(miniature / "results"), hashes(tmp_path / "results")
     assert len(first) > 30
     assert first == second
+    # Meanwhile one is told how far the run is.
+    assert re.search(r"^About .+ left", said, re.MULTILINE)
 
 
-def rules_to_run(folder, change, tmp_path):
+def read_report(folder, target, studies, monkeypatch):
+    """Have Snakemake write its own report, without a network; what is in it, by path."""
+    for name in ("http_proxy", "https_proxy"):  # nothing listens there: who asks gets no answer
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:9")
+    before = hashes(folder / "results")
+    said = snakemake(folder, "--report", target, "--nolock", studies=studies)
+    assert "downloading" not in said
+    assert hashes(folder / "results") == before
+    if target.suffix == ".zip":
+        archive = zipfile.ZipFile(target)
+        text = archive.read(f"{target.stem}/report.html").decode()
+    else:
+        text = target.read_text()
+    held = {}
+    for name in ("results", "categories", "workflow-desc"):
+        (found,) = re.findall(rf'<script id="{name}">\s*var \w+ = (.*?);\s*</script>', text, re.S)
+        held[name] = json.loads(found)
+    for entry in held["results"].values():
+        if target.suffix == ".zip":
+            entry["bytes"] = archive.read(f"{target.stem}/{entry['data_uri']}")
+        else:
+            entry["bytes"] = base64.b64decode(entry["data_uri"].partition("base64,")[2])
+    return held["results"], held["categories"], held["workflow-desc"]
+
+
+def check_report(folder, study, target, studies, monkeypatch):
+    """Every table, figure and page of a study is in Snakemake's report, and says what it is."""
+    found, categories, description = read_report(folder, target, studies, monkeypatch)
+    results_of = Path("results", study)
+    final = sorted(path.stem for path in (folder / results_of / "tables").glob("*.parquet"))
+    wanted = {results_of / f"tables/{name}{form}" for name in final for form in (".csv", ".html")}
+    for pattern in ("report.*", "dissect/*/cards/*.png", "dissect/*/descriptions.csv"):
+        wanted |= {path.relative_to(folder) for path in (folder / results_of).glob(pattern)}
+    assert set(map(Path, found)) == wanted
+    for path, entry in found.items():
+        assert entry["bytes"] == (folder / path).read_bytes()
+        assert "<p>" in entry["caption"], path
+        assert "system-message" not in entry["caption"], path
+        assert all(entry["labels"].values()), path
+    assert "Other" not in categories
+    assert all("Other" not in inner for inner in categories.values())
+    assert study in description
+    assert "system-message" not in description
+    return final
+
+
+def test_another_study_shares_what_is_the_same_and_takes_gpus_as_they_are(
+    miniature, tmp_path, monkeypatch
+):
+    """Rendering is shared; training is not, as it is to be done on another kind of device.
+
+    The GPUs are none: a program says so that stands in for the driver's.
+    """
+    if torch.cuda.is_available():
+        pytest.skip("real GPUs here")
+    program = tmp_path / "bin/nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 'GPU 0: X (UUID: GPU-0)'\necho 'GPU 1: X (UUID: GPU-1)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    store = miniature / "results/.shared"
+    before = hashes(store)
+    change = tmp_path / "change.yaml"
+    change.write_text(f"study: second\ntitle: Another\nstore: {store}\n")
+    weights = "results/second/models/scene-net/weights.safetensors"
+    said = snakemake(
+        tmp_path, "--cores", "2", weights, studies=[REPOSITORY / "tests/study.yaml", change]
+    )
+    assert 'gpu=Resource("gpu", 2)' in said
+    logs = {path.stem: path.read_text() for path in tmp_path.glob("results/second/logs/*.log")}
+    taken = {name for name, log in logs.items() if "there already: taken from" in log}
+    assert taken == {"render_held_out", "render_training-0", "render_training-1"}
+    assert "PyTorch cannot use GPU-" in logs["train_classifier-scene-net"]
+    first, second = hashes(miniature / "results/miniature"), hashes(tmp_path / "results/second")
+    assert "models/scene-net/weights.safetensors" in second
+    for name in second:
+        if not name.startswith(("index/", "check.json")):
+            assert second[name] == first[name], name
+    # What is the processor's is not kept as a GPU's.
+    assert hashes(store) == before
+
+
+def test_everything_is_in_snakemakes_own_report(miniature, tmp_path, monkeypatch):
+    studies = [REPOSITORY / "tests/study.yaml"]
+    target = tmp_path / "report.html"
+    final = check_report(miniature, "miniature", target, studies, monkeypatch)
+    # Every table that a study can have: this one has all acts on.
+    listed = yaml.safe_load((REPOSITORY / "config.yaml").read_text())["acts"]
+    assert all(listed.values())
+    captions = {path.stem for path in (REPOSITORY / "workflow/report/captions").glob("*.rst")}
+    assert captions == {*final, "workflow", "page", "cards", "descriptions"}
+
+
+def test_a_changed_caption_computes_nothing(miniature, tmp_path):
+    copy = tmp_path / "copy"
+    for name in ("Snakefile", "config.yaml", "profiles", "rules", "workflow", "envs"):
+        source, target = REPOSITORY / name, copy / name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    before = rules_by_command(miniature, "{}", tmp_path, repository=copy)
+    captions = sorted((copy / "workflow/report/captions").glob("*.rst"))
+    assert len(captions) > 20
+    for caption in captions:
+        caption.write_text("Something else.\n")
+    assert rules_by_command(miniature, "{}", tmp_path, repository=copy) == before
+
+
+def rules_by_command(folder, change, tmp_path, *targets, **more):
     """Names of the rules that a dry run would run after a change, with the jobs of each."""
     path = tmp_path / "change.yaml"
     path.write_text(change)
-    said = snakemake(folder, "-n", studies=[REPOSITORY / "tests/study.yaml", path])
+    studies = [REPOSITORY / "tests/study.yaml", path]
+    said = snakemake(folder, "-n", *targets, studies=studies, **more)
     if "Nothing to be done" in said:
         return {}
     rows = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
     return {row.split()[0]: int(row.split()[1]) for row in rows if row.strip()}
+
+
+@pytest.fixture(scope="module")
+def server():
+    with dry_runs.Server() as running:
+        yield running
+
+
+def rules_to_run(server, folder, *studies):
+    """Names of the rules that a dry run would run, with the jobs of each."""
+    profile = ("--workflow-profile", str(REPOSITORY / "profiles/default"))
+    _, jobs = server.run(
+        folder, "-n", *profile, "--configfile", *map(str, studies), snakefile=SNAKEFILE
+    )
+    return Counter(job["rule"] for job in jobs)
+
+
+def rules_after(server, folder, change, tmp_path):
+    """The same after a change of the miniature study."""
+    path = tmp_path / "change.yaml"
+    path.write_text(change)
+    return rules_to_run(server, folder, REPOSITORY / "tests/study.yaml", path)
 
 
 AFTER_LABELLING = {
@@ -416,11 +591,11 @@ SUMMARISING = {
         ("comparison: {categories: null}", AFTER_COMPARING),
     ],
 )
-def test_a_change_reruns_what_it_must_and_no_more(miniature, tmp_path, change, expected):
-    assert rules_to_run(miniature, change, tmp_path) == expected
+def test_a_change_reruns_what_it_must_and_no_more(server, miniature, tmp_path, change, expected):
+    assert rules_after(server, miniature, change, tmp_path) == expected
 
 
-def test_added_probe_pictures_touch_their_own_shards_only(miniature, tmp_path):
+def test_added_probe_pictures_touch_their_own_shards_only(server, miniature, tmp_path):
     results_of = miniature / "results/miniature"
     (tmp_path / "probe").mkdir()
     rows = tables.read_rows(sorted((results_of / "probe").glob("*.parquet")), tables.PICTURES)
@@ -460,9 +635,7 @@ def test_added_probe_pictures_touch_their_own_shards_only(miniature, tmp_path):
     assert {row["status"] for row in neurons} == {"ok"}
     for name, row in zip(new, rows, strict=False):
         (tmp_path / "probe" / name).write_bytes(row["image"]["bytes"])
-    said = snakemake(tmp_path, "-n", studies=[path])
-    stats = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
-    assert {row.split()[0]: int(row.split()[1]) for row in stats if row.strip()} == {
+    assert rules_to_run(server, tmp_path, path) == {
         "gather_probe": 2,
         "embed_probe": 2,
         "extract_activations": 2,
@@ -502,10 +675,12 @@ def test_a_layer_that_does_not_exist_stops_at_the_check(tmp_path):
     assert "model 'object-net' has no layer 'layer5'; did you mean 'layer" in output
 
 
-def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(miniature, tmp_path):
+def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(
+    server, miniature, tmp_path
+):
     # Were the check a step that reruns, Snakemake would pass over what comes after it.
     assert (
-        rules_to_run(miniature, "target: 3", tmp_path)
+        rules_after(server, miniature, "target: 3", tmp_path)
         == {
             "predict": 2,
             "explain_cam": 6,
@@ -530,6 +705,62 @@ def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(mini
     assert answer.read_bytes() == before
 
 
+EXTENDED = """
+extensions:
+  [my_cams.py, my_similarities.py, my_agreement.py, my_faithfulness.py, my_localization.py]
+cam: {methods: [grad-cam, score-cam, ablation-cam, positive-grad-cam]}
+dissection: {similarity: top-mean, top-mean: {top_k: 8}}
+agreement: {metrics: [spearman, iou, peak-distance]}
+faithfulness: {extra: [comprehensiveness]}
+localization: {extra: [contrast]}
+"""
+
+
+def test_methods_of_the_users_run_and_rerun_what_uses_them(miniature, tmp_path):
+    """The page's own files: what they add runs in the finished study, and nothing that it has."""
+    folder = tmp_path / "extended"
+    shutil.copytree(miniature, folder, symlinks=True)
+    write_files(folder, REPOSITORY / "docs/extending.md")
+    after = AFTER_AGREEING | AFTER_LABELLING | {"explain_cam": 2}
+    after |= {rule: number for rule, number in AFTER_EXPLAINING.items() if "sanity" not in rule}
+    assert rules_by_command(folder, EXTENDED, tmp_path) == after
+
+    results_of = folder / "results/miniature"
+    targets = {
+        "explain/object-net/cam-positive-grad-cam-0": tables.HEATMAPS,
+        "dissect/scene-net/neurons-0": tables.NEURONS,
+        "agree/object-net/agreement-0": tables.AGREEMENT,
+        "agree/object-net/faithfulness-0": tables.FAITHFULNESS,
+        "agree/object-net/localization-0": tables.LOCALIZATION,
+    }
+    paths = [f"results/miniature/{name}.parquet" for name in targets]
+    studies = [REPOSITORY / "tests/study.yaml", tmp_path / "change.yaml"]
+    snakemake(folder, "--cores", "2", *paths, studies=studies)
+    heatmaps, neurons, agreement, faithfulness, localization = (
+        tables.read_rows(results_of / f"{name}.parquet", schema) for name, schema in targets.items()
+    )
+    assert {row["method"] for row in heatmaps} == {"positive-grad-cam"}
+    assert any(row["concept"] for row in neurons)
+    own = [row for row in agreement if row["metric"] == "peak-distance"]
+    assert {row["control"] for row in own} == {row["control"] for row in agreement}
+    assert any(0 < row["value"] <= 1 for row in own if row["value"] is not None)
+    for rows, metric in ((faithfulness, "comprehensiveness"), (localization, "contrast")):
+        assert {row["method"] for row in rows if row["metric"] == metric} == {
+            *("ablation-cam", "grad-cam", "lime", "positive-grad-cam", "score-cam")
+        }
+
+    # Code that changes reruns what uses it; a comment does not, nor does the time of a file.
+    for name, old, new in (
+        ("my_cams.py", "from", "# Mine.\nfrom"),
+        ("my_agreement.py", "", ""),
+        ("my_localization.py", "inside].mean() -", "inside].sum() -"),
+    ):
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new, 1))
+    assert rules_by_command(folder, EXTENDED, tmp_path, *paths) == {"score_localization": 1}
+
+
 def photographs_study(folder, real_data, names, **more):
     study = {
         "pictures": [{"folder": str(real_data / "photos"), "include": [f"*{n}.*" for n in names]}],
@@ -549,7 +780,7 @@ def photographs_study(folder, real_data, names, **more):
     return [REPOSITORY / "studies/photographs.yaml", path]
 
 
-def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
+def test_photographs_run_through_the_same_workflow(real_data, tmp_path, monkeypatch):
     names = ["goldfish", "tiger_shark"]
     more = {
         "lime": {"num_samples": 60},
@@ -577,6 +808,7 @@ def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
     assert all(-1 <= value <= 1 for value in spearman)
     assert not (folder / "world").exists()
     assert "squeezenet" in (folder / "report.html").read_text()
+    check_report(tmp_path, "photographs", tmp_path / "report.zip", studies, monkeypatch)
 
     # The exported parameters give the same explanations in a study of other settings.
     given = tmp_path / "given.pkl"
@@ -594,7 +826,7 @@ def test_photographs_run_through_the_same_workflow(real_data, tmp_path):
         assert f"rule {rule}:" in said or f"\n{rule} " in said
 
 
-def test_published_descriptions_are_compared_without_a_model(real_data, tmp_path):
+def test_published_descriptions_are_compared_without_a_model(real_data, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/published").symlink_to(real_data / "published")
     snakemake(tmp_path, "--cores", "2", studies=[REPOSITORY / "studies/published.yaml"])
@@ -616,3 +848,6 @@ def test_published_descriptions_are_compared_without_a_model(real_data, tmp_path
     page = (folder / "report.html").read_text()
     assert "netdissect" in page
     assert "CLIP-Dissect gives every neuron the word whose pictures" not in page
+    studies = [REPOSITORY / "studies/published.yaml"]
+    final = check_report(tmp_path, "published", tmp_path / "report.zip", studies, monkeypatch)
+    assert final == ["comparison", "concepts", "neurons"]

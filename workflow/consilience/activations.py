@@ -77,7 +77,7 @@ def extract_activations(
                 f"model {classifier.name!r}: pictures {names[0]!r} to {names[-1]!r} have different "
                 "sizes after its transform; give the transform a crop"
             )
-        inputs = classifier.transform.normalize(np.stack(fitted))
+        inputs = classifier.prepare_input(np.stack(fitted))
         recorded = _run(classifier, inputs, modules, pool, tokens)
         for index, name in enumerate(names):
             for layer in layers:
@@ -151,7 +151,7 @@ def _pool(output, inputs: torch.Tensor, where: str, pool: str, tokens: str) -> n
     elif len(positions) == 1:
         output = output.mean(dim=positions) if tokens == "mean" else output[:, 0]
     # What follows a layer may overwrite its output in place.
-    return output.clone().numpy()
+    return output.clone().cpu().numpy()
 
 
 def _positions(shape: torch.Size, inputs: torch.Size) -> tuple[int, ...] | None:

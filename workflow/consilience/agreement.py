@@ -10,7 +10,7 @@ What an agreement is to be read against, its floors and its ceiling, is in
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
@@ -37,6 +37,7 @@ from .measures import (
     summarise_rows,
     top_region,
 )
+from .registry import Registry, protect, require_number, require_parameters
 
 LIME = "lime"
 """The method whose explanations do not share the CAMs' activations."""
@@ -484,20 +485,71 @@ class PairwiseRankAgreement(Measure):
         return a.tied * b.tied + (1 - a.tied) * (1 - b.tied) / 2
 
 
-METRICS: dict[str, Measure] = {
-    "spearman": Spearman(),
-    "iou": TopIou(),
-    "superpixel-spearman": SuperpixelSpearman(),
-    "pearson": Pearson(),
-    "ssim": Ssim(),
-    "soft-iou": SoftIou(),
-    "emd": EarthMovers(),
-    "feature-agreement": FeatureAgreement(),
-    "rank-agreement": RankAgreement(),
-    "sign-agreement": SignAgreement(),
-    "signed-rank-agreement": SignedRankAgreement(),
-    "pairwise-rank-agreement": PairwiseRankAgreement(),
-}
+class FunctionMeasure(Measure):
+    """A function of the user's as a measure (:func:`consilience.registry.agreement`)."""
+
+    def __init__(
+        self, name: str, function: Callable, higher: bool, over: str, chance: float | None
+    ):
+        self.name, self.function, self._chance = name, function, chance
+        self.higher_agrees, self.over = higher, over
+        self._known_symmetric = False
+
+    def prepare(self, values: np.ndarray, settings: Mapping) -> np.ndarray:
+        return protect(values)
+
+    def compare(self, a: np.ndarray, b: np.ndarray) -> float:
+        what = f"the measure of agreement {self.name!r}"
+        value = require_number(self.function(a, b), what)
+        if not self._known_symmetric:  # asked once, of the first two that have a value
+            turned = require_number(self.function(b, a), what)
+            if abs(turned - value) > 1e-6 * max(1.0, abs(value)):
+                raise ConsilienceError(
+                    f"{what} is {value:g} for two explanations and {turned:g} for the same two in "
+                    "the other order; it must not depend on the order"
+                )
+            self._known_symmetric = True
+        return value
+
+    def chance(self, a: np.ndarray, b: np.ndarray, settings: Mapping) -> float | None:
+        return self._chance
+
+
+def _adapt(
+    name: str, thing: type | Callable, higher: bool, over: str, chance: float | None
+) -> Measure:
+    if isinstance(thing, type):
+        if not issubclass(thing, Measure):
+            raise ConsilienceError(
+                f"{thing.__name__} is not derived from consilience.agreement.Measure"
+            )
+        if (higher, over, chance) != (True, PIXELS, None):
+            raise ConsilienceError("a class says higher_agrees, over and chance by itself")
+        return thing()
+    require_parameters(thing, ("a", "b"))
+    if over not in (PIXELS, SUPERPIXELS, SIGNED):
+        raise ConsilienceError(f"over={over!r}; it must be {PIXELS}, {SUPERPIXELS} or {SIGNED}")
+    return FunctionMeasure(name, thing, higher, over, chance)
+
+
+METRICS = Registry(
+    "agreement",
+    {
+        "spearman": Spearman(),
+        "iou": TopIou(),
+        "superpixel-spearman": SuperpixelSpearman(),
+        "pearson": Pearson(),
+        "ssim": Ssim(),
+        "soft-iou": SoftIou(),
+        "emd": EarthMovers(),
+        "feature-agreement": FeatureAgreement(),
+        "rank-agreement": RankAgreement(),
+        "sign-agreement": SignAgreement(),
+        "signed-rank-agreement": SignedRankAgreement(),
+        "pairwise-rank-agreement": PairwiseRankAgreement(),
+    },
+    _adapt,
+)
 """Every measure of agreement by its name in the table ``AGREEMENT``."""
 
 
@@ -642,7 +694,10 @@ class Comparison:
         if reasons:
             return None, "; ".join(f"{' and '.join(who)}: {why}" for why, who in reasons.items())
         a, b = self.prepared[method_a, name], self.prepared[method_b, name]
-        return METRICS[name].compare(a, b), None
+        try:
+            return METRICS[name].compare(a, b), None
+        except UndefinedError as reason:  # ours say so when they prepare
+            return None, str(reason)
 
     def rows(self) -> list[dict]:
         """Return the rows of :func:`compare_explanations`."""

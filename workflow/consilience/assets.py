@@ -36,6 +36,7 @@ from typing import BinaryIO
 from urllib.parse import quote, urlsplit
 
 from .errors import ConsilienceError
+from .files import make_folder
 from .provenance import hash_file, package_version
 
 PINS = Path(__file__).parent.parent / "assets.yaml"
@@ -235,7 +236,8 @@ def derive_assets(named: Mapping[str, Sequence]) -> list[Asset]:
     found = []
     if named["torchvision"]:
         import torch.hub
-        import torchvision
+
+        from .vision import torchvision
 
         for architecture, weights in named["torchvision"]:
             try:
@@ -330,7 +332,7 @@ def resolve_assets(
         "pinned": [asdict(asset) for asset in pinned],
     }
     if main and content != known:
-        index.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(index.parent)
         _write_json(index, content)
     return pinned, named
 
@@ -869,26 +871,6 @@ def _receive(
 # The command
 
 
-def _merge(base: dict, over: Mapping) -> dict:
-    """Merge as Snakemake does: mappings key by key, all else whole."""
-    merged = dict(base)
-    for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            value = _merge(merged[key], value)
-        merged[key] = value
-    return merged
-
-
-def read_study(paths: Sequence[str | Path]) -> dict:
-    """Read a study's files, merged over the default one after another."""
-    from .configuration import read_yaml
-
-    study: dict = {}
-    for path in (PINS.parent.parent / "config.yaml", *paths):
-        study = _merge(study, read_yaml(path))
-    return study
-
-
 def _bar(name: str) -> Callable[[int, int | None], None] | None:
     """Return what draws a progress bar, where someone watches."""
     if not sys.stderr.isatty():
@@ -930,6 +912,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "derive":
         print(json.dumps([asdict(asset) for asset in derive_assets(options.named)]))
         return 0
+    from .configuration import read_study
+
     try:
         study = read_study(options.study)
         assets = find_pinned(study, read_pins()) + derive_assets(find_named(study))

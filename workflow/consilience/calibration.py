@@ -20,7 +20,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import false_discovery_control, rankdata
 
 UNTRAINED_QUANTILE = 0.95
 
@@ -66,7 +65,7 @@ class Moments:
         above = values - self.mean[concepts]
         with np.errstate(divide="ignore", invalid="ignore"):
             standard = above / self.deviation[concepts]
-        return np.where(self.deviation[concepts] > 0, standard, np.sign(above) * np.inf)
+            return np.where(self.deviation[concepts] > 0, standard, np.sign(above) * np.inf)
 
 
 def beat_untrained(
@@ -121,6 +120,8 @@ def adjust(p: np.ndarray) -> np.ndarray:
 
     Benjamini and Hochberg (1995), as SciPy computes it.
     """
+    from scipy.stats import false_discovery_control  # here, as its import takes half a second
+
     return false_discovery_control(p) if len(p) else p
 
 
@@ -177,6 +178,8 @@ def compare_auroc(
 
 def _auroc(scores: np.ndarray, positive: np.ndarray) -> tuple[float, float]:
     """Area under the curve, and DeLong's standard error (NaN where a side has one picture)."""
+    from scipy.stats import rankdata  # likewise
+
     above, below = scores[positive], scores[~positive]
     ranks = rankdata(np.concatenate([above, below]))
     # Share of the other side that each score wins against.

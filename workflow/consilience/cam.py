@@ -30,6 +30,10 @@ differentiates the whole network twice.
 
 from __future__ import annotations
 
+from . import vision  # noqa: F401 (before what imports torchvision too)
+
+# isort: split
+
 import logging
 import math
 from collections import Counter, deque
@@ -44,6 +48,8 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from .activations import in_proportion
 from .classifiers import Classifier, nearest
 from .errors import ConsilienceError
+from .progress import Progress, track
+from .registry import Registry, require_parameters
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +199,8 @@ class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
             logits = blank.repeat(len(maps), 1)
         # Written to again and again: taking memory costs more than masking.
         masked = picture.new_empty(self.batch_size, *picture.shape)
-        for channels in (~empty).nonzero().flatten().split(self.batch_size):
+        parts = (~empty).nonzero().flatten().split(self.batch_size)
+        for channels in track(parts, "passes"):
             masks = upsample(maps[channels][None])[0]
             low, high = masks.amin((1, 2), True), masks.amax((1, 2), True)
             masks.sub_(low).div_(high - low + 1e-8)
@@ -245,7 +252,10 @@ class AblationCAM(_Perturbing, pytorch_grad_cam.AblationCAM):
         before = self._find_before(picture, layer, output, axis)
         parts = torch.arange(output.shape[axis]).split(self.batch_size)
         return torch.cat(
-            [self._rerun(picture, layer, ablate(output, part, axis), before) for part in parts]
+            [
+                self._rerun(picture, layer, ablate(output, part, axis), before)
+                for part in track(parts, "passes")
+            ]
         )
 
     def _find_before(self, picture, layer, output, axis) -> Recorded:
@@ -425,26 +435,63 @@ def answering(recorded: Recorded, size: int) -> Iterator[None]:
 
 
 def _extend(library_class: type) -> type:
-    return type(library_class.__name__, (_Extended, library_class), {})
+    # A class that takes a picture at a time says so itself, and has the last word.
+    takes_batches = getattr(library_class, "takes_batches", _Extended.takes_batches)
+    bases = (_Extended, library_class)
+    return type(library_class.__name__, bases, {"takes_batches": takes_batches})
 
 
-METHODS = {
-    "grad-cam": _extend(pytorch_grad_cam.GradCAM),
-    "score-cam": ScoreCAM,
-    "ablation-cam": AblationCAM,
-    "grad-cam++": _extend(pytorch_grad_cam.GradCAMPlusPlus),
-    "grad-cam-elementwise": _extend(pytorch_grad_cam.GradCAMElementWise),
-    "hirescam": _extend(pytorch_grad_cam.HiResCAM),
-    "xgrad-cam": _extend(pytorch_grad_cam.XGradCAM),
-    "layer-cam": _extend(pytorch_grad_cam.LayerCAM),
-    "eigen-grad-cam": _extend(pytorch_grad_cam.EigenGradCAM),
-    "seg-eigen-cam": _extend(pytorch_grad_cam.SegEigenCAM),
-    # These know no target: they look at the activations alone.
-    "eigen-cam": _extend(pytorch_grad_cam.EigenCAM),
-    "kpca-cam": _extend(pytorch_grad_cam.KPCA_CAM),
-    "fem": _extend(pytorch_grad_cam.FEM),
-}
-"""The library's class behind each method's name, extended."""
+def _adapt(name: str, thing: type | Callable) -> type:
+    """Extend what a user registered (:func:`consilience.registry.cam`)."""
+    if not isinstance(thing, type):
+        return _extend(_make_class(name, thing))
+    if not issubclass(thing, pytorch_grad_cam.base_cam.BaseCAM):
+        raise ConsilienceError(f"{thing.__name__} is not derived from pytorch-grad-cam's BaseCAM")
+    return thing if issubclass(thing, _Extended) else _extend(thing)
+
+
+def _make_class(name: str, function: Callable) -> type:
+    """Make a class of pytorch-grad-cam's kind of a function that gives maps."""
+    count = require_parameters(function, ("activations", "gradients"), ("activations",))
+
+    class FunctionCAM(pytorch_grad_cam.base_cam.BaseCAM):
+        def __init__(self, model, target_layers, reshape_transform=None):
+            super().__init__(model, target_layers, reshape_transform, uses_gradients=count == 2)
+
+        def get_cam_image(self, inputs, layer, targets, activations, gradients, *_):
+            maps = np.asarray(function(*(activations, gradients)[:count]))
+            expected = len(activations), *activations.shape[2:]
+            if maps.shape != expected or not np.issubdtype(maps.dtype, np.floating):
+                raise ConsilienceError(
+                    f"the CAM method {name!r} returned {maps.dtype} of shape {maps.shape}, not "
+                    f"numbers of shape {expected}: (pictures, height, width) of the activations"
+                )
+            return maps
+
+    return FunctionCAM
+
+
+METHODS = Registry(
+    "cam",
+    {
+        "grad-cam": _extend(pytorch_grad_cam.GradCAM),
+        "score-cam": ScoreCAM,
+        "ablation-cam": AblationCAM,
+        "grad-cam++": _extend(pytorch_grad_cam.GradCAMPlusPlus),
+        "grad-cam-elementwise": _extend(pytorch_grad_cam.GradCAMElementWise),
+        "hirescam": _extend(pytorch_grad_cam.HiResCAM),
+        "xgrad-cam": _extend(pytorch_grad_cam.XGradCAM),
+        "layer-cam": _extend(pytorch_grad_cam.LayerCAM),
+        "eigen-grad-cam": _extend(pytorch_grad_cam.EigenGradCAM),
+        "seg-eigen-cam": _extend(pytorch_grad_cam.SegEigenCAM),
+        # These know no target: they look at the activations alone.
+        "eigen-cam": _extend(pytorch_grad_cam.EigenCAM),
+        "kpca-cam": _extend(pytorch_grad_cam.KPCA_CAM),
+        "fem": _extend(pytorch_grad_cam.FEM),
+    },
+    _adapt,
+)
+"""The library's class behind each method's name, extended; and what users registered."""
 
 
 def explain_cam(
@@ -517,10 +564,11 @@ def explain_cam(
     dtype = next(classifier.model.parameters()).dtype
     cam = METHODS[method](classifier.model, places, batch_size)
     rows: list[dict] = []
+    counted = Progress(len(views), "maps")
     try:
         with torch.set_grad_enabled(cam.uses_gradients), np.errstate(all="ignore"):
             for part in _parts(views, batch_size if cam.takes_batches else 1):
-                inputs = classifier.transform.normalize(np.stack(views[part])).to(dtype)
+                inputs = classifier.prepare_input(np.stack(views[part])).to(dtype)
                 heatmaps = cam(inputs, [ClassifierOutputTarget(int(t)) for t in targets[part]])
                 index = list(places).index(first)
                 for heatmap, *layer_maps in zip(heatmaps, *cam.layer_maps, strict=True):
@@ -532,6 +580,7 @@ def explain_cam(
                         | _flatten("", "heatmap", heatmap)
                     )
                     progress(len(rows), status)
+                    counted.advance()
     finally:
         # The library's `with` block would do this too, and swallow IndexError.
         cam.release()
@@ -571,7 +620,7 @@ def _check_layers(
     try:
         with torch.no_grad():
             dtype = next(classifier.model.parameters()).dtype
-            classifier.model(classifier.transform.normalize(view[None]).to(dtype))
+            classifier.model(classifier.prepare_input(view[None]).to(dtype))
     finally:
         for handle in handles:
             handle.remove()

@@ -8,7 +8,9 @@ from urllib.parse import quote
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .files import fill_folder
 from .images import read_picture
+from .progress import track
 
 PICTURES = 5
 SIDE = 48
@@ -37,7 +39,7 @@ def write_cards(
         Rows of the table ``PICTURES``: the probe pictures. One that did not decode leaves its
         place empty, as does one that is not there.
     folder
-        Made where it is not there. Characters of a layer's name that a file name cannot hold are
+        Made, or replaced, as a whole. Characters of a layer's name that a file name cannot hold are
         percent-encoded.
 
     Returns
@@ -45,18 +47,20 @@ def write_cards(
     list of pathlib.Path
         The files.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     thumbnails = Thumbnails(pictures)
     layers: dict[str, list[Mapping]] = {}
     for row in neurons:
         layers.setdefault(row["layer"], []).append(row)
-    files = []
-    for layer, rows in layers.items():
-        for number, page in enumerate(draw_cards(rows, thumbnails), start=1):
-            files.append(folder / f"{quote(layer, safe='')}-{number}.png")
-            page.save(files[-1])
-    return files
+    names = []
+
+    def draw(part: Path) -> None:
+        for layer, rows in layers.items():
+            for number, page in enumerate(draw_cards(rows, thumbnails), start=1):
+                names.append(f"{quote(layer, safe='')}-{number}.png")
+                page.save(part / names[-1])
+
+    fill_folder(folder, draw)
+    return [Path(folder, name) for name in names]
 
 
 def draw_cards(neurons: Sequence[Mapping], thumbnails: Mapping[str, Image.Image]) -> Iterator:
@@ -81,7 +85,7 @@ def draw_cards(neurons: Sequence[Mapping], thumbnails: Mapping[str, Image.Image]
     rows = sorted(neurons, key=lambda row: (row["rank"] is None, row["rank"] or 0, row["unit"]))
     head, label, small = (ImageFont.load_default(size) for size in (16, 13, 11))
     starts = range(0, len(rows), CARDS)
-    for number, start in enumerate(starts, start=1):
+    for number, start in enumerate(track(starts, "pages"), start=1):
         chosen = rows[start : start + CARDS]
         columns = min(COLUMNS, len(chosen))
         down = -(-len(chosen) // columns)

@@ -24,9 +24,10 @@ from .classifiers import (
     load_classifier,
 )
 from .errors import ConsilienceError
+from .files import write_atomically
 from .predictions import check_target
 from .randomisation import find_stages
-from .tables import write_atomically
+from .registry import check as check_extensions
 
 
 def check_model(
@@ -139,8 +140,9 @@ def answer(question: str | Path, target: str | Path, log: Callable[[str], None])
     ----------
     question
         File with ``models``, ``layers``, ``target`` and ``explained``, the arguments of
-        :func:`check_models`, and ``stages`` where there are any; what else it holds is not looked
-        at.
+        :func:`check_models`, ``stages`` where there are any, and ``extensions``, files of the
+        user's as :func:`consilience.extensions.select` gives them; what else it holds is not
+        looked at.
     target
         File to write: ``asked``, the SHA-256 of the question, and ``models``, what was found.
     log
@@ -149,10 +151,11 @@ def answer(question: str | Path, target: str | Path, log: Callable[[str], None])
     Raises
     ------
     ConsilienceError
-        As :func:`check_models` does.
+        As :func:`check_models` and :func:`consilience.registry.check` do.
     """
     text = Path(question).read_bytes()
     asked = json.loads(text)
+    check_extensions(asked.get("extensions", ()))
     asked_of = (asked[key] for key in ("models", "layers", "target", "explained"))
     found = check_models(*asked_of, log, asked.get("stages"))
     said = {"asked": sha256(text).hexdigest(), "models": found}

@@ -32,6 +32,7 @@ from .questions import (
     contrast_pictures,
     index_scores,
     look_up,
+    name_levels,
     name_mean,
     simple_and_cluttered,
 )
@@ -217,7 +218,7 @@ def _ask_high_on_simple(
 ) -> tuple[str, Contrast]:
     """Hold the agreement on simple pictures against the highest floor of these pictures."""
     low, _ = simple_and_cluttered(source.pictures)
-    simple = [row for row in source.pictures if row["clutter"] == low]
+    simple = [row for row in source.pictures if row["clutter"] in low]
     names = {row["name"] for row in simple}
     pair = sorted((LIME, source.cam))
     scores = look_up(source.agreement, model, *pair, metric, what="agreement")
@@ -231,8 +232,8 @@ def _ask_high_on_simple(
         raise CannotAskError("no floor of the agreement was measured")
     highest = max(means, key=means.get)
     text = (
-        f"agreement ({metric}) of {LIME} and {source.cam} at clutter {low}, minus that with the "
-        f"highest floor ({highest})"
+        f"agreement ({metric}) of {LIME} and {source.cam} at {name_levels(low)}, minus that with "
+        f"the highest floor ({highest})"
     )
     return text, contrast_pictures(scores, [found[highest]], simple)
 

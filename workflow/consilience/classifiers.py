@@ -13,20 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchvision
 from safetensors.torch import load_file
 
 from .checkpoints import is_archive, load_checkpoint, read_archive
-from .errors import ConsilienceError
+from .errors import ConsilienceError, printable
 from .images import Transform
 from .inference import PRECISIONS, prepare
+from .vision import torchvision
+from .words import read_class_names
 
 Weights = torchvision.models.WeightsEnum
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A classifier ready to be asked: in evaluation mode, on the CPU.
+    """A classifier ready to be asked: in evaluation mode, on one device.
 
     Attributes
     ----------
@@ -44,6 +45,15 @@ class Classifier:
     model: torch.nn.Module
     class_names: tuple[str, ...]
     transform: Transform
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies, and its inputs must."""
+        return next((p.device for p in self.model.parameters()), torch.device("cpu"))
+
+    def prepare_input(self, pictures: np.ndarray) -> torch.Tensor:
+        """Return fitted pictures (:meth:`probabilities`) as the model takes them, on its device."""
+        return self.transform.normalize(pictures, self.device)
 
     def layer(self, name: str) -> torch.nn.Module:
         """Return the layer called ``name`` in ``model.named_modules()``.
@@ -83,11 +93,18 @@ class Classifier:
         Raises
         ------
         ConsilienceError
-            If the model answers with anything but one logit a class and picture, or with a value
-            that is not finite.
+            If the model does not take pictures of this size, answers with anything but one logit
+            a class and picture, or with a value that is not finite.
         """
-        with torch.inference_mode():
-            logits = self.model(self.transform.normalize(pictures))
+        try:
+            with torch.inference_mode():
+                logits = self.model(self.prepare_input(pictures))
+        except (RuntimeError, ValueError, AssertionError) as error:  # layers raise all of these
+            height, width = pictures.shape[1:3]
+            raise ConsilienceError(
+                f"model {self.name!r} fails on pictures of {height} × {width} pixels "
+                f"({_reason(error)}); give a transform with the resize and crop that it takes"
+            ) from error
         expected = (len(pictures), len(self.class_names))
         if not isinstance(logits, torch.Tensor) or logits.shape != expected:
             what = type(logits).__name__
@@ -101,7 +118,7 @@ class Classifier:
             raise ConsilienceError(
                 f"model {self.name!r} answers with values that are not finite; check its weights"
             )
-        return torch.softmax(logits.float(), dim=1).numpy()
+        return torch.softmax(logits.float(), dim=1).cpu().numpy()
 
 
 def nearest(word: str, words: Sequence[str] | Mapping) -> str:
@@ -286,34 +303,6 @@ def transform_of(weights: Weights) -> Transform:
     )
 
 
-def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names, one a line in the order of the logits; empty lines at the end are cut.
-
-    Places365's own list is taken as it is: ``/a/airfield 0`` is airfield, and the numbers must be
-    those of the lines.
-
-    Raises
-    ------
-    ConsilienceError
-        If the file cannot be read, is not UTF-8, or numbers its classes in another order.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConsilienceError(f"{path}: class names cannot be read ({error})") from None
-    names = tuple(line.strip() for line in text.rstrip().splitlines())
-    numbered = [re.fullmatch(r"/\w/(\S+) (\d+)", name) for name in names]
-    if not names or not all(numbered):
-        return names
-    for index, found in enumerate(numbered):
-        if int(found[2]) != index:
-            raise ConsilienceError(
-                f"{path}, line {index + 1}: numbered {found[2]} instead of {index}; the classes "
-                "must stand in the order of the logits"
-            )
-    return tuple(found[1] for found in numbered)
-
-
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """Read a state dict from a checkpoint without executing anything that is in it.
 
@@ -327,15 +316,15 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         If the file is missing, broken, holds anything but tensors, or holds values that are not
         finite.
     """
-    path = Path(path)
+    path, place = Path(path), printable(path)
     if not path.is_file():
-        raise ConsilienceError(f"{path}: no such checkpoint")
-    if path.suffix == ".safetensors":
+        raise ConsilienceError(f"{place}: no such checkpoint")
+    if path.suffix.lower() == ".safetensors":
         try:
             state = load_file(path)
         except Exception as error:  # struct, json and safetensors all raise their own
             raise ConsilienceError(
-                f"{path}: not a readable checkpoint ({_reason(error)})"
+                f"{place}: not a readable checkpoint ({_reason(error)})"
             ) from None
     elif is_archive(path):
         state = read_archive(path)
@@ -347,12 +336,21 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     if not isinstance(state, Mapping) or not all(
         isinstance(value, torch.Tensor) for value in state.values()
     ):
-        raise ConsilienceError(f"{path}: holds no state dict (a mapping of names to tensors)")
-    state = {str(key).removeprefix("module."): value for key, value in state.items()}
-    for key, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ConsilienceError(f"{path}: {key!r} holds values that are not finite")
-    return state
+        raise ConsilienceError(f"{place}: holds no state dict (a mapping of names to tensors)")
+    named = {str(key).removeprefix("module."): value for key, value in state.items()}
+    if len(named) < len(state):
+        raise ConsilienceError(f"{place}: holds tensors of one name, with and without 'module.'")
+    for key, value in named.items():
+        if not _is_finite(value):
+            raise ConsilienceError(f"{place}: {key!r} holds values that are not finite")
+    return named
+
+
+def _is_finite(value: torch.Tensor) -> bool:
+    """Say whether all values are finite, as float32 too, in which models compute."""
+    if value.is_complex():
+        value = torch.view_as_real(value)
+    return not value.is_floating_point() or bool(torch.isfinite(value.float()).all())
 
 
 def _named_weights(spec: Mapping) -> Weights | None:
@@ -429,6 +427,7 @@ def load_classifier(
     checkpoint: str | Path | None = None,
     keep: Sequence[str] | None = None,
     ready: bool = True,
+    device: torch.device | str = "cpu",
 ) -> Classifier:
     """Load a model of the study.
 
@@ -449,6 +448,8 @@ def load_classifier(
     ready
         False leaves the model as it was built and loaded, for who changes its weights and makes
         it ready to be asked then.
+    device
+        Where it computes.
 
     Raises
     ------
@@ -482,8 +483,8 @@ def load_classifier(
         _load_weights(model, *_fetch_weights(spec), spec, len(class_names))
     model.eval().requires_grad_(False)
     if ready:
-        prepare(model, keep, precision)
-    return Classifier(spec["name"], model, class_names, transform)
+        prepare(model, keep, precision, device)
+    return Classifier(spec["name"], model.to(device), class_names, transform)
 
 
 def _forget(model: torch.nn.Module, seed: int) -> None:
@@ -518,6 +519,10 @@ def _renamed(state: Mapping[str, torch.Tensor], architecture: str) -> Mapping[st
     return {pattern.sub(r"\1\2", key): value for key, value in state.items()}
 
 
+def _kind(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
 def _load_weights(
     model: torch.nn.Module,
     state: Mapping[str, torch.Tensor],
@@ -531,6 +536,11 @@ def _load_weights(
     # The auxiliary heads of GoogLeNet and Inception play no part in evaluation.
     missing = [key for key in missing if not key.startswith(("aux1.", "aux2.", "AuxLogits."))]
     unknown = [key for key in state if key not in own]
+    kinds = [
+        f"{key} holds {_kind(state[key])}, not numbers with a fraction"
+        for key in own
+        if key in state and own[key].is_floating_point() and not state[key].is_floating_point()
+    ]
     shapes = [
         f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
         for key in own
@@ -538,7 +548,7 @@ def _load_weights(
     ]
     said = [f"lacks {key!r} and {len(missing) - 1} more" for key in missing[:1]]
     said += [f"has unknown {key!r} and {len(unknown) - 1} more" for key in unknown[:1]]
-    said += shapes[:1]
+    said += shapes[:1] + kinds[:1]
     if said:
         raise ConsilienceError(
             f"{source}: does not fit {spec['architecture']} with {classes} classes: "

@@ -1,4 +1,4 @@
-"""Pictures and words in one space: CLIP (Radford et al., 2021), and the list of concept words.
+"""Pictures and words in one space: CLIP (Radford et al., 2021).
 
 Whatever has :meth:`ClipEncoder.embed_pictures` and :meth:`ClipEncoder.embed_texts` can take its
 place.
@@ -6,10 +6,9 @@ place.
 
 from __future__ import annotations
 
-import unicodedata
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +18,8 @@ from PIL import Image
 
 from .classifiers import nearest, read_state_dict
 from .errors import ConsilienceError
+from .images import Transform
+from .progress import Progress
 
 _CACHE = Path("~/.cache/clip")  # as clip.load has it
 
@@ -79,11 +80,11 @@ def _unit(vectors: torch.Tensor, what: str) -> np.ndarray:
             f"CLIP gives {what} {int(bad.nonzero()[0])} an embedding of length "
             f"{float(length[bad][0])}; check its weights"
         )
-    return (vectors / length).numpy()
+    return (vectors / length).cpu().numpy()
 
 
 class ClipEncoder:
-    """A model of the ``clip`` package, in evaluation mode, float32, on the CPU.
+    """A model of the ``clip`` package, in evaluation mode, float32.
 
     Parameters
     ----------
@@ -91,21 +92,24 @@ class ClipEncoder:
         A ``clip.model.CLIP``.
     preprocess
         Maps a PIL picture to float32 (3, side, side), as ``clip.load`` gives it.
+    device
+        Where it computes.
     """
 
-    def __init__(self, model: torch.nn.Module, preprocess):
-        self.model = model.eval().float().requires_grad_(False)
-        self.preprocess = preprocess
+    def __init__(self, model: torch.nn.Module, preprocess, device: torch.device | str = "cpu"):
+        self.model = model.eval().float().requires_grad_(False).to(device)
+        self.preprocess, self.device = preprocess, device
 
     def embed_pictures(
-        self, pictures: Sequence[Image.Image | np.ndarray], batch: int = 64
+        self, pictures: Iterable[Image.Image | np.ndarray], batch: int = 64
     ) -> np.ndarray:
         """Embed pictures with the model's own preprocessing.
 
         Parameters
         ----------
         pictures
-            PIL pictures, or uint8 arrays of shape (height, width, 3), of any sizes.
+            PIL pictures, or uint8 arrays of shape (height, width, 3), of any sizes. Each is let go
+            of once it is preprocessed.
         batch
             Pictures a forward pass.
 
@@ -119,16 +123,22 @@ class ClipEncoder:
         ConsilienceError
             If an embedding is not finite or zero.
         """
-        parts = []
-        for start in range(0, len(pictures), batch):
-            some = [
-                picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-                for picture in pictures[start : start + batch]
-            ]
-            ready = torch.stack([self.preprocess(picture.convert("RGB")) for picture in some])
+        parts, waiting = [], iter(pictures)
+        while some := [self._prepare(picture) for picture in islice(waiting, batch)]:
             with torch.inference_mode():
-                parts.append(self.model.encode_image(ready))
+                parts.append(self.model.encode_image(torch.stack(some).to(self.device)))
         return _unit(torch.cat(parts) if parts else self._nothing(), "picture")
+
+    def _prepare(self, picture: Image.Image | np.ndarray) -> torch.Tensor:
+        if not isinstance(picture, Image.Image):
+            picture = Image.fromarray(picture)
+        picture = picture.convert("RGB")
+        side = self.model.visual.input_resolution
+        if side**2 * max(picture.size) / min(picture.size) > Image.MAX_IMAGE_PIXELS:
+            # The preprocessing would resize it whole before it crops.
+            fitted = Transform(side, (side, side), interpolation="bicubic").fit(picture)
+            picture = Image.fromarray(fitted)
+        return self.preprocess(picture)
 
     def embed_texts(
         self, words: Sequence[str], templates: Sequence[str] = ("{}",), batch: int = 256
@@ -157,24 +167,25 @@ class ClipEncoder:
         """
         if not templates or not all("{}" in template for template in templates):
             raise ConsilienceError(f"templates {list(templates)!r}: each must hold {{}} once")
-        parts = []
+        parts, counted = [], Progress(len(words), "words")
         for start in range(0, len(words), batch):
             some = words[start : start + batch]
             mean = 0.0
             for template in templates:
                 texts = [template.replace("{}", word) for word in some]
                 with torch.inference_mode():
-                    tokens = tokenize(texts, self.model.context_length)
+                    tokens = tokenize(texts, self.model.context_length).to(self.device)
                     vectors = self.model.encode_text(tokens).float()
                 mean = mean + torch.from_numpy(_unit(vectors, "text"))
             parts.append(mean)
+            counted.advance(len(some))
         return _unit(torch.cat(parts) if parts else self._nothing(), "text")
 
     def _nothing(self) -> torch.Tensor:
         return torch.empty(0, self.model.text_projection.shape[1])
 
 
-def load_clip(path_or_name: str | Path) -> ClipEncoder:
+def load_clip(path_or_name: str | Path, device: torch.device | str = "cpu") -> ClipEncoder:
     """Load a CLIP as ``clip.load`` does, which passes weights through float16.
 
     Nothing in the file is executed: of an archive of TorchScript, as OpenAI gives its models out,
@@ -185,6 +196,8 @@ def load_clip(path_or_name: str | Path) -> ClipEncoder:
     path_or_name
         A state dict (or one of OpenAI's archives) on disk, or the name of one of OpenAI's models,
         such as ``ViT-B/16``, which is fetched into ``~/.cache/clip`` when it is not there.
+    device
+        Where it computes.
 
     Raises
     ------
@@ -215,6 +228,12 @@ def load_clip(path_or_name: str | Path) -> ClipEncoder:
         raise ConsilienceError(f"clip {name!r}: not a CLIP, or a broken one: {said}") from None
     # Of an archive the mask too, which is no weight: the model makes it anew.
     state = {key: value for key, value in state.items() if not key.endswith("attn_mask")}
+    for key, value in state.items():
+        if value.ndim and not value.is_floating_point():
+            raise ConsilienceError(
+                f"clip {name!r}: {key} holds {str(value.dtype).removeprefix('torch.')}, not "
+                "numbers with a fraction; give weights that are not quantised"
+            )
     try:
         model = clip.model.build_model(state)
         preprocess = clip.clip._transform(model.visual.input_resolution)
@@ -224,86 +243,4 @@ def load_clip(path_or_name: str | Path) -> ClipEncoder:
             f"clip {name!r}: not a CLIP that clip.load takes ({' '.join(lines[:2])[:200]}); give a "
             "state dict of clip.model.CLIP"
         ) from None
-    return ClipEncoder(model, preprocess)
-
-
-@dataclass(frozen=True)
-class ConceptList:
-    """The words of a concept file, in its order, and what was left out.
-
-    Attributes
-    ----------
-    words
-        Each once, without white space around it.
-    blank
-        Lines that hold nothing, by number, from 1.
-    repeated
-        Lines that hold a word that an earlier line has, by number, with the word.
-    cleaned
-        Lines from which characters that are not seen were removed, by number.
-    """
-
-    words: tuple[str, ...]
-    blank: tuple[int, ...]
-    repeated: tuple[tuple[int, str], ...]
-    cleaned: tuple[int, ...]
-
-    def __str__(self) -> str:
-        """Say in a line what was kept and what was left out."""
-        said = f"{len(self.words)} concepts"
-        if self.blank:
-            said += f"; {len(self.blank)} blank lines left out"
-        if self.repeated:
-            shown = ", ".join(f"{word!r} (line {line})" for line, word in self.repeated[:5])
-            more = f" and {len(self.repeated) - 5} more" if len(self.repeated) > 5 else ""
-            said += f"; {len(self.repeated)} repeated left out: {shown}{more}"
-        if self.cleaned:
-            shown = ", ".join(map(str, self.cleaned[:5]))
-            more = f" and {len(self.cleaned) - 5} more" if len(self.cleaned) > 5 else ""
-            said += f"; invisible characters removed from line {shown}{more}"
-        return said
-
-
-def read_concepts(path: str | Path) -> ConceptList:
-    """Read concept words, one a line.
-
-    UTF-8 with or without a byte order mark; lines end in LF, CRLF or CR. Blank lines and words
-    that were there before are left out and reported, and so are characters that are not seen
-    (Unicode's category Cf: zero-width spaces and joiners, soft hyphens, byte order marks). Case
-    counts.
-
-    Raises
-    ------
-    ConsilienceError
-        If the file cannot be read, is not UTF-8, holds control characters, or has no word.
-    """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ConsilienceError(f"{path}: concepts cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise ConsilienceError(
-            f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8"
-        ) from None
-    words, blank, repeated, cleaned = {}, [], [], []
-    # Not splitlines: it would also split at separators that a phrase may hold.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, start=1):
-        # They come with copying, and byte order marks with joining files.
-        seen = "".join(c for c in line if unicodedata.category(c) != "Cf")
-        if seen != line:
-            cleaned.append(number)
-        word = " ".join(seen.split())
-        if not word:
-            blank.append(number)
-        elif any(unicodedata.category(character) == "Cc" for character in word):
-            raise ConsilienceError(
-                f"{path}, line {number}: {word!r} holds control characters; remove them"
-            )
-        elif word in words:
-            repeated.append((number, word))
-        else:
-            words[word] = None
-    if not words:
-        raise ConsilienceError(f"{path}: no concept in it; write one a line")
-    return ConceptList(tuple(words), tuple(blank), tuple(repeated), tuple(cleaned))
+    return ClipEncoder(model, preprocess, device)

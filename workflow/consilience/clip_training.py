@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from . import tables, training
+from . import files, training
 from .clip_encoder import ClipEncoder, import_clip, tokenize
 from .errors import ConsilienceError
 from .images import Transform
@@ -77,6 +77,7 @@ def train_clip(
     settings: Mapping,
     seed: int,
     log: Callable[[str], None],
+    device: torch.device | str = "cpu",
 ) -> torch.nn.Module:
     """Train a small CLIP (:func:`build_small_clip`) on pictures, their words and their captions.
 
@@ -107,12 +108,14 @@ def train_clip(
         Of the first weights, the order of the pictures and the choice of texts.
     log
         Called with a line of text every few seconds.
+    device
+        Where it is trained; as for :func:`consilience.training.train_classifier`.
 
     Returns
     -------
     clip.model.CLIP
-        In evaluation mode, float32. The same arguments give the same bits on one machine with one
-        thread count.
+        In evaluation mode, float32, on the processor. The same arguments give the same bits on one
+        machine with one thread count.
 
     Raises
     ------
@@ -127,15 +130,15 @@ def train_clip(
     if batch < 2:
         raise ConsilienceError(f"clip.train.batch: {batch} must be at least 2")
     rng = np.random.default_rng(seed)
-    model = build_small_clip(seed)
+    model = build_small_clip(seed).to(device)
     transform = _transform(model.visual.input_resolution)
-    labels = {name: torch.from_numpy(np.asarray(data[name], np.int64)) for name in words}
+    labels = {name: torch.from_numpy(np.asarray(data[name], np.int64)).to(device) for name in words}
     _teach(model.visual, transform, data, labels, words, int(settings["lessons"]), seed, rng, log)
     maps = _compute_maps(model.visual, transform, data["images"])
 
     bank = [word for known in words.values() for word in known] + list(absent)
     texts = sorted({*bank, *(caption for some in captions for caption in some)})
-    tokens = tokenize(texts, model.context_length)
+    tokens = tokenize(texts, model.context_length).to(device)
     place = {text: index for index, text in enumerate(texts)}
     always = np.array([place[word] for word in bank])
     own = [np.array([place[caption] for caption in some]) for some in captions]
@@ -143,9 +146,9 @@ def train_clip(
     for index, some in enumerate(own):
         true[index, some] = True
     for name, known in words.items():
-        true[torch.arange(count), torch.tensor([place[word] for word in known])[labels[name]]] = (
-            True
-        )
+        places = np.array([place[word] for word in known])
+        true[np.arange(count), places[np.asarray(data[name])]] = True
+    true = true.to(device)
 
     steps = max(1, round(settings["epochs"] * count / batch))
     stage = training.Stage(model.visual.input_resolution, batch, steps, (), 1.0)
@@ -170,7 +173,7 @@ def train_clip(
         rate = settings["learning_rate"] * training.one_cycle(progress.fraction)
         training.take_step(optimizer, loss + more, rate)
         progress.advance(stage, loss.item(), right)
-    return model.requires_grad_(True).eval()
+    return model.requires_grad_(True).to("cpu").eval()
 
 
 def _transform(side: int) -> Transform:
@@ -214,6 +217,8 @@ def _teach(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = torch.nn.Linear(visual.attnpool.c_proj.in_features, sum(map(len, words.values())))
+    device = next(visual.parameters()).device
+    head.to(device)
     optimizer = training.make_optimizer(
         torch.nn.ModuleList([visual, head]), SETTINGS["weight_decay"]
     )
@@ -232,7 +237,8 @@ def _teach(
             squares = training.cut_squares(
                 data["images"][chosen], data["box"][chosen], stage.crop, rng
             )
-            answers = head(_convolve(visual, transform.normalize(squares)).mean(dim=(2, 3)))
+            inputs = transform.normalize(squares, device)
+            answers = head(_convolve(visual, inputs).mean(dim=(2, 3)))
             loss, right = _tell_apart(answers, labels, words, chosen)
             rate = _LESSON_RATE * training.one_cycle(progress.fraction)
             training.take_step(optimizer, loss, rate)
@@ -244,11 +250,12 @@ def _compute_maps(
 ) -> torch.Tensor:
     """Return what a ModifiedResNet's attention pool takes, float32, for whole pictures."""
     visual.eval()
+    device = next(visual.parameters()).device
     parts = []
     for start in range(0, len(images), batch):
         some = [transform.fit(Image.fromarray(image)) for image in images[start : start + batch]]
         with torch.no_grad():
-            parts.append(_convolve(visual, transform.normalize(np.stack(some))))
+            parts.append(_convolve(visual, transform.normalize(np.stack(some), device)))
     return torch.cat(parts)
 
 
@@ -284,7 +291,7 @@ def save_clip(model: torch.nn.Module, path: str | Path) -> None:
     buffer = io.BytesIO()  # a file's own name would go into the archive
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     torch.save(state, buffer)
-    tables.write_atomically(path, lambda part: Path(part).write_bytes(buffer.getvalue()))
+    files.write_atomically(path, lambda part: Path(part).write_bytes(buffer.getvalue()))
 
 
 def evaluate_clip(

@@ -20,12 +20,31 @@ from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from .errors import ConsilienceError
 from .tables import stack_lists
 
 INTERVAL = (2.5, 97.5)
 """Percentiles between which a metric lies on 95 % of the resamples."""
+
+
+def order_neurons(neurons: pa.Table, layers: Iterable[tuple[str, Sequence[str]]]) -> pa.Table:
+    """Bring rows of the table ``NEURONS`` into the study's order.
+
+    Parameters
+    ----------
+    neurons
+        Of any models and layers; those of one layer in their own order.
+    layers
+        Models in order, each with its layers in order. Neurons of others are left out.
+    """
+    parts = [
+        neurons.filter((pc.field("model") == model) & (pc.field("layer") == layer))
+        for model, names in layers
+        for layer in names
+    ]
+    return pa.concat_tables(parts) if parts else neurons.slice(0, 0)
 
 
 def count_concepts(neurons: Iterable[Mapping]) -> list[dict]:

@@ -51,16 +51,17 @@ from .agreement import (
     check_settings,
 )
 from .errors import ConsilienceError
-from .measures import Explanation, Heatmap, Superpixels, UndefinedError, pixel_values, shape_of
+from .measures import (
+    Explanation,
+    Heatmap,
+    Superpixels,
+    UndefinedError,
+    make_rng,
+    pixel_values,
+    shape_of,
+)
 
 RANDOM, OTHER, CENTRE, EDGES = FLOORS
-
-
-def make_rng(seed: int, *names: str | int) -> np.random.Generator:
-    """Return a random generator that depends on the seed and the names alone."""
-    text = "\n".join(map(str, names))
-    digest = hashlib.sha256(text.encode()).digest()
-    return np.random.default_rng([seed, *np.frombuffer(digest, dtype="<u4").tolist()])
 
 
 def layer_grid(explanation: Explanation) -> tuple[int, int]:

@@ -36,6 +36,7 @@ from .probe import (
     keys_of,
     sample,
 )
+from .progress import track
 from .similarity import SIMILARITIES, TERMS, Terms, reorder, scan_concepts
 from .tables import NEURONS, stack_lists
 
@@ -431,7 +432,8 @@ class _Layer:
     def _compare_vectors(self, concepts, untrained, resamples, rng, shown, stack) -> _Labels:
         """The other similarities: all pictures count; what is found is calibrated on a sample."""
         best = _Best(len(self.alive), CANDIDATES)
-        for rows, block, values in _SCANS[self.similarity](self, concepts, stack):
+        scan = _SCANS.get(self.similarity, _scan_whole)
+        for rows, block, values in scan(self, concepts, stack):
             part = _Best(0, CANDIDATES)
             part.values, part.concepts = best.values[rows], best.concepts[rows]
             part.add(block, values)
@@ -478,9 +480,18 @@ class _Layer:
             beats_untrained=beats,
             auroc=self._test_on_held_out(cosines, best),
             stable_pictures=None if labels is None else labels[0] == labels[1],
-            # What a concept scores does not depend on the others.
-            stable_concepts=np.ones(len(self.alive), dtype=bool),
+            stable_concepts=self._leave_others_out(compare, activations, near, own, concepts),
         )
+
+    def _leave_others_out(self, compare, activations, near, own, concepts) -> np.ndarray:
+        """Whether the label stays when the half of the concepts that it is not in is left out."""
+        stays = np.full(len(self.alive), self.similarity in _SCANS)
+        if not stays.all():  # with ours, what a concept scores does not depend on the others
+            for half in concepts.halves():
+                if len(half):
+                    labels = compare(activations, near[:, half]).argmax(axis=1)
+                    stays |= half[labels] == own.argmax(axis=1)
+        return stays
 
     def labelling_pictures(self, activations: np.ndarray, start: int) -> np.ndarray:
         """Say which of the rows from picture ``start`` on labels are made from."""
@@ -541,7 +552,7 @@ def _scan_rank_reorder(study: _Layer, concepts: Concepts, stack):
         columns.append(activations[mine])
         store.append(vectors[mine])
     keys = study.keys[labelling]
-    for row, unit in enumerate(study.alive):
+    for row, unit in enumerate(track(study.alive, "neurons")):
         values = columns.read(unit)
         least = np.partition(values, len(values) - top_k)[len(values) - top_k]
         chosen = np.flatnonzero(values >= least)
@@ -551,6 +562,24 @@ def _scan_rank_reorder(study: _Layer, concepts: Concepts, stack):
             block = slice(start, min(start + 128, len(concepts.words)))
             near = vectors @ concepts.vectors[block].T
             yield slice(row, row + 1), block, reorder(values[chosen], near, **settings)[None]
+
+
+def _scan_whole(study: _Layer, concepts: Concepts, stack):
+    """All pictures and concepts at once: nothing is known of a similarity of the user's."""
+    activations, vectors, done = [], [], 0
+    for part, embedded in study.probe.read_both(study.layer, study.keys):
+        mine = study.labelling_pictures(part, done)
+        done += len(part)
+        activations.append(part[mine][:, study.alive])
+        vectors.append(embedded[mine])
+    # In the order of their keys, as everywhere where a function may go by the order of rows.
+    labelling = study.keys[study.probe.labels(study.keys)]
+    order = np.argsort(labelling, kind="stable")
+    near = np.concatenate(vectors)[order] @ concepts.vectors.T
+    found = SIMILARITIES[study.similarity](
+        np.concatenate(activations)[order], near, **study.settings
+    )
+    yield slice(None), slice(0, len(concepts.words)), found
 
 
 _SCANS = {
@@ -623,6 +652,8 @@ def _describe(model, study: _Layer, found: _Labels, concepts, asked, significanc
             name: None if np.isnan(column[index]) else float(column[index])
             for name, column in found.auroc.items()
         }
+        if len(ranked) < 2:  # of a list of one word there is none
+            area["runner_up_auroc"] = None
         row |= {
             "concept": ranked[0],
             "similarity": float(values[0]),
@@ -674,7 +705,7 @@ Cosines lie within ±1, so that at 0.1 the softmax is linear in them up to a few
 
 
 def choose_temperature(
-    probes: Mapping[str, tuple[ProbeSet, Sequence[str]]],
+    probes: Iterable[tuple[str, str, ProbeSet]],
     concepts: Concepts,
     similarity: str,
     settings: Mapping,
@@ -687,7 +718,7 @@ def choose_temperature(
     Parameters
     ----------
     probes
-        By model, its probe set and its layers.
+        Models and their layers, each with the probe set as it saw it.
     concepts
         With the absent words.
     similarity, settings
@@ -716,31 +747,29 @@ def choose_temperature(
     order = [absent[place] for place in np.argsort(keys_of(absent), kind="stable")]
     deciding, reported = set(order[::2]), set(order[1::2])
     rows = []
-    for model, (probe, layers) in probes.items():
-        keys = probe.keys()
-        for layer in layers:
-            study = _Layer.collect(probe, keys, layer, similarity, settings)
-            if not len(study.alive):
-                continue
-            ranked = study.top().pictures[:, : _terms(similarity, settings).top_k]
-            with ExitStack() as stack:
-                cosines, _ = study._store([ranked], concepts, ranked[:0], stack)
-                for a in TEMPERATURES:
-                    best = _Best(len(ranked), 1)
-                    terms = _terms(similarity, {**settings, "a": a})
-                    for block, values in scan_concepts(cosines, {"label": ranked}, terms):
-                        best.add(block, values["label"])
-                    labels = [concepts.words[place] for place in best.concepts[:, 0]]
-                    rows.append(
-                        {
-                            "model": model,
-                            "layer": layer,
-                            "a": a,
-                            "labelled_neurons": len(labels),
-                            "share_chosen_on": np.mean([word in deciding for word in labels]),
-                            "share_reported": np.mean([word in reported for word in labels]),
-                        }
-                    )
+    for model, layer, probe in probes:
+        study = _Layer.collect(probe, probe.keys(), layer, similarity, settings)
+        if not len(study.alive):
+            continue
+        ranked = study.top().pictures[:, : _terms(similarity, settings).top_k]
+        with ExitStack() as stack:
+            cosines, _ = study._store([ranked], concepts, ranked[:0], stack)
+            for a in TEMPERATURES:
+                best = _Best(len(ranked), 1)
+                terms = _terms(similarity, {**settings, "a": a})
+                for block, values in scan_concepts(cosines, {"label": ranked}, terms):
+                    best.add(block, values["label"])
+                labels = [concepts.words[place] for place in best.concepts[:, 0]]
+                rows.append(
+                    {
+                        "model": model,
+                        "layer": layer,
+                        "a": a,
+                        "labelled_neurons": len(labels),
+                        "share_chosen_on": np.mean([word in deciding for word in labels]),
+                        "share_reported": np.mean([word in reported for word in labels]),
+                    }
+                )
 
     def absent_neurons(a: float) -> float:
         mine = (row for row in rows if row["a"] == a)

@@ -19,6 +19,7 @@ from PIL import Image
 from . import world
 from .errors import ConsilienceError
 from .images import encode_png, hash_bytes
+from .progress import track
 
 if TYPE_CHECKING:
     from .classifiers import Classifier
@@ -54,7 +55,7 @@ def _ask(classifier: Classifier, images: Sequence[np.ndarray]) -> tuple[np.ndarr
 
     views = np.stack([classifier.transform.fit(Image.fromarray(image)) for image in images])
     with torch.inference_mode():
-        logits = classifier.model(classifier.transform.normalize(views)).double().numpy()
+        logits = classifier.model(classifier.prepare_input(views)).cpu().double().numpy()
     if not np.isfinite(logits).all():
         raise ConsilienceError(
             f"model {classifier.name!r} answers with values that are not finite; check its weights"
@@ -108,7 +109,7 @@ def measure_effects(
     for prediction in predictions:
         if prediction["picture"] in pictures:
             targets[prediction["picture"]].append(prediction)
-    for name, asked in targets.items():
+    for name, asked in track(targets.items(), "pictures"):
         picture, row = pictures[name], known[name]
         whole = world.render(picture, size)
         if hash_bytes(encode_png(whole.image)) != row["sha256"]:

@@ -15,13 +15,16 @@ import pickle
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from .errors import ConsilienceError
+from .errors import ConsilienceError, printable, shown
+from .files import write_atomically
 from .lime_image import SEGMENTATIONS, SHOWN, check_distance, make_segmentation
-from .tables import write_atomically
+from .pickles import load_plain
 
 HIDE_COLORS = {"mean": None, "grey": (128, 128, 128)}
 # The fit takes every superpixel, however many there are: the library's own default.
 ALL_FEATURES = 100_000
+# As the study's schema has it.
+MOST_SAMPLES = 1_000_000
 # What the library cuts superpixels with where segmentation_fn is None.
 LIBRARY_SEGMENTATION = {
     "segmentation_fn": "quickshift",
@@ -29,13 +32,14 @@ LIBRARY_SEGMENTATION = {
 }
 
 
-def _whole(least: int) -> Callable:
+def _whole(least: int, most: int = 2**31 - 1) -> Callable:
     # True and False are integers to Python.
-    return lambda value: type(value) is int and value >= least
+    return lambda value: type(value) is int and least <= value <= most
 
 
 def _number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    # Compared first: a whole number can be too large to be asked whether it is finite.
+    return type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value)
 
 
 def _list_of(check: Callable) -> Callable:
@@ -54,7 +58,7 @@ def _or_none(check: Callable) -> Callable:
 
 
 _SEED = (
-    _or_none(lambda value: _whole(0)(value) and value < 2**31),
+    _or_none(_whole(0)),
     "a whole number from 0 to 2**31 - 1, or None for the study's",
 )
 _FLAG = (lambda value: type(value) is bool, "True or False")
@@ -65,15 +69,21 @@ KEYS: dict[str, tuple[Callable, str]] = {
     "hide_color": (_color, "None for the mean colour, a grey 0 to 255, or (red, green, blue)"),
     "top_labels": (_or_none(_whole(1)), "a whole number from 1, or None"),
     "num_features": _WHOLE,
-    "num_samples": (_whole(2), "a whole number from 2"),
+    "num_samples": (_whole(2, MOST_SAMPLES), f"a whole number from 2 to {MOST_SAMPLES}"),
     "batch_size": _WHOLE,
     "segmentation_fn": (
         lambda value: value is None or (isinstance(value, str) and value in SEGMENTATIONS),
         f"{', '.join(SEGMENTATIONS)}, or None for the library's",
     ),
     "segmentation_params": (
-        lambda value: isinstance(value, dict) and all(isinstance(key, str) for key in value),
-        "a dictionary of the segmentation's parameters",
+        lambda value: (
+            isinstance(value, dict)
+            and all(
+                isinstance(key, str) and (isinstance(part, str | bool | None) or _number(part))
+                for key, part in value.items()
+            )
+        ),
+        "a dictionary of the segmentation's parameters, numbers or names",
     ),
     "distance_metric": (lambda value: isinstance(value, str), "a name, such as 'cosine'"),
     "model_regressor": (
@@ -142,11 +152,10 @@ def check_entry(entry: Mapping, where: str) -> None:
         if key not in KEYS:
             close = difflib.get_close_matches(key, KEYS, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(KEYS)}"
-            raise ConsilienceError(f"{where}: unknown key {key!r}; {hint}")
+            raise ConsilienceError(f"{where}: unknown key {shown(key)}; {hint}")
         check, said = KEYS[key]
         if not check(value):
-            shown = repr(value) if len(repr(value)) <= 60 else repr(value)[:57] + "..."
-            raise ConsilienceError(f"{where}: {key} is {shown}; it must be {said}")
+            raise ConsilienceError(f"{where}: {key} is {shown(value)}; it must be {said}")
     if entry.get("segmentation_params") and entry.get("segmentation_fn") is None:
         raise ConsilienceError(
             f"{where}: segmentation_params are of no segmentation; name it in segmentation_fn"
@@ -179,13 +188,16 @@ def check_params(path: str | Path, pictures: Iterable[str]) -> dict[str, dict]:
         As :func:`read_params` and :func:`check_entry` do, and if an entry is of no picture of the
         study: names file, picture and key.
     """
-    params, names = read_params(path), sorted(pictures)
+    params, known = read_params(path), set(pictures)
     for name, entry in params.items():
-        if name not in names:
-            close = difflib.get_close_matches(name, names, n=1)
+        if name not in known:
+            names = sorted(known)
+            close = difflib.get_close_matches(name[:300], names, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"the first is {names[:1]}"
-            raise ConsilienceError(f"{path}: the study has no picture {name!r}; {hint}")
-        check_entry(entry, f"{path}: picture {name!r}")
+            raise ConsilienceError(
+                f"{printable(path)}: the study has no picture {shown(name)}; {hint}"
+            )
+        check_entry(entry, f"{printable(path)}: picture {shown(name)}")
     return params
 
 
@@ -238,7 +250,7 @@ def resolve_params(
     given = {} if path is None else read_params(path)
     for name in pictures:
         entry = given.get(name, {})
-        check_entry(entry, f"{path}: picture {name!r}")
+        check_entry(entry, f"{path}: picture {shown(name)}")
         resolved[name] = _complete(entry, common)
     return resolved
 
@@ -327,13 +339,6 @@ def write_params(params: Mapping[str, Mapping], path: str | Path) -> None:
     write_atomically(path, lambda part: Path(part).write_bytes(data))
 
 
-class _BuiltinUnpickler(pickle.Unpickler):
-    """Builds numbers, text, lists, tuples, dictionaries; nothing that a pickle must look up."""
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-
-
 def read_params(path: str | Path) -> dict[str, dict]:
     """Read explanation parameters, executing nothing that the file may hold.
 
@@ -343,20 +348,14 @@ def read_params(path: str | Path) -> dict[str, dict]:
         If the file is missing, is no pickle, holds anything but built-in types, or is no
         dictionary of dictionaries by name.
     """
-    try:
-        with open(path, "rb") as file:
-            params = _BuiltinUnpickler(file).load()
-    except OSError as error:
-        raise ConsilienceError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:  # a broken pickle raises all kinds
-        raise ConsilienceError(
-            f"{path}: not a pickle of built-in types only ({error}); export it again"
-        ) from None
+    params = load_plain(path)
     if not isinstance(params, dict) or not all(
         isinstance(name, str)
         and isinstance(values, dict)
         and all(isinstance(key, str) for key in values)
         for name, values in params.items()
     ):
-        raise ConsilienceError(f"{path}: must hold a dictionary of parameters for each picture")
+        raise ConsilienceError(
+            f"{printable(path)}: must hold a dictionary of parameters for each picture"
+        )
     return params

@@ -43,32 +43,63 @@ from .measures import (
     shape_of,
     summarise_rows,
 )
+from .progress import track
+from .registry import Registry, protect, require_number, require_parameters
 
 if TYPE_CHECKING:
     from .classifiers import Classifier
 
-DEFAULTS = {"steps": 8, "road": (0.2, 0.4, 0.6, 0.8), "orders": 2, "batch_size": 32}
+DEFAULTS = {"steps": 8, "road": (0.2, 0.4, 0.6, 0.8), "orders": 2, "batch_size": 32, "extra": ()}
 """The settings that are taken unless others are given: the study's ``faithfulness``."""
 
-MEASURES = (
-    ("deletion", "mean"),
-    ("deletion", "blur"),
-    ("insertion", "mean"),
-    ("insertion", "blur"),
-    ("road", "linear"),
-    ("average-drop", "black"),
-    ("increase", "black"),
-)
-"""Metrics and fills of the table ``FAITHFULNESS``, in its order."""
 
-HIGHER_IS_BETTER = {
-    "deletion": False,
-    "insertion": True,
-    "road": True,
-    "average-drop": False,
-    "increase": True,
-}
-"""Of each metric, whether a higher score is a more faithful explanation."""
+@dataclass(frozen=True)
+class Metric:
+    """A measure of faithfulness.
+
+    Attributes
+    ----------
+    higher_is_better
+        Whether a higher score is a more faithful explanation.
+    fills
+        What replaces pixels, in the table's words; a score each.
+    function
+        Of a measure that a user registered: scores one explanation
+        (:func:`consilience.registry.faithfulness`).
+    """
+
+    higher_is_better: bool
+    fills: tuple[str, ...]
+    function: Callable[..., float] | None = None
+
+
+def _adapt(name: str, function: Callable, higher: bool, fill: str) -> Metric:
+    require_parameters(function, ("picture", "values", "ranks", "ask"))
+    what = f"the measure of faithfulness {name!r}"
+
+    def score(*arrays: np.ndarray, ask: Callable) -> float:
+        return require_number(function(*map(protect, arrays), ask), what)
+
+    return Metric(higher, (fill,), score)
+
+
+METRICS = Registry(
+    "faithfulness",
+    {
+        "deletion": Metric(False, ("mean", "blur")),
+        "insertion": Metric(True, ("mean", "blur")),
+        "road": Metric(True, ("linear",)),
+        "average-drop": Metric(False, ("black",)),
+        "increase": Metric(True, ("black",)),
+    },
+    _adapt,
+)
+"""Every measure by its name in the table ``FAITHFULNESS``."""
+
+MEASURES = tuple(
+    (name, fill) for name in METRICS if name in METRICS.ours for fill in METRICS[name].fills
+)
+"""Metrics and fills of the table ``FAITHFULNESS`` that are always taken, in its order."""
 
 VOTES = {
     "mean": (("deletion", "mean"), ("insertion", "mean")),
@@ -95,8 +126,8 @@ class _Normalised:
     """A transform for pictures that are normalised already."""
 
     @staticmethod
-    def normalize(pictures):
-        return pictures
+    def normalize(pictures, device):
+        return pictures.to(device)
 
 
 def impute_linear(
@@ -472,10 +503,78 @@ class _Asked:
             yield {
                 "value": value,
                 "random": mean,
-                "difference": value - mean if HIGHER_IS_BETTER[key[0]] else mean - value,
+                "difference": _subtract(key[0], value, mean),
                 "curve": curve,
                 "random_curve": np.mean([scores[key][1] for scores in random], axis=0).tolist(),
             }
+
+
+def _rises(metric: str) -> bool:
+    """Say whether a higher score is a more faithful explanation."""
+    return METRICS[metric].higher_is_better
+
+
+def _subtract(metric: str, value: float, random: float) -> float:
+    """Return how much better a score is than a random order's."""
+    return value - random if _rises(metric) else random - value
+
+
+@dataclass(frozen=True)
+class _Order:
+    """One explanation's values and ranks over pixels, each of shape (height, width)."""
+
+    values: np.ndarray
+    ranks: np.ndarray
+
+    @classmethod
+    def make(cls, values: np.ndarray, ranks: np.ndarray, shape: tuple[int, int]) -> _Order:
+        return cls(values.reshape(shape), ranks.reshape(shape))
+
+    def deal(self, ranks: np.ndarray) -> _Order:
+        """Return the same values in another order, given as ranks of shape (pixels,)."""
+        falling = np.sort(self.values, axis=None)[::-1]
+        return _Order.make(falling[ranks], ranks, self.values.shape)
+
+
+def _score_extra(
+    name: str, picture: np.ndarray, order: _Order, others: Sequence[_Order], ask: Callable
+) -> dict:
+    """Score an explanation by a user's measure: the table's columns from ``metric`` on."""
+    metric = METRICS[name]
+    scored = {"metric": name, "fill": metric.fills[0], "curve": [], "random_curve": []}
+    scores, what = [], ""
+    try:
+        for one in (order, *others):
+            scores.append(metric.function(picture, one.values, one.ranks, ask=ask))
+            what = "a random order: "
+    except UndefinedError as reason:
+        return scored | {"reason": f"{what}{reason}"}
+    value, random = scores[0], float(np.mean(scores[1:]))
+    return scored | {
+        "value": value,
+        "random": random,
+        "difference": _subtract(name, value, random),
+    }
+
+
+def _make_ask(classifier: Classifier, target: int, batch_size: int, shape: tuple) -> Callable:
+    """Return what a user's measure asks: probabilities of one class, of normalised pictures."""
+    import torch  # here, as who summarises does without it
+
+    asked = replace(classifier, transform=_Normalised())
+
+    def ask(pictures: np.ndarray) -> np.ndarray:
+        pictures = np.ascontiguousarray(pictures, dtype=np.float32)
+        if pictures.ndim != 4 or pictures.shape[1:] != shape:
+            raise ConsilienceError(
+                f"a measure of faithfulness asks about pictures of shape {pictures.shape}; they "
+                f"must be of shape (n, {', '.join(map(str, shape))})"
+            )
+        parts = np.split(pictures, range(batch_size, len(pictures), batch_size))
+        answers = [asked.probabilities(torch.from_numpy(part)) for part in parts if len(part)]
+        return np.concatenate([np.empty((0, len(classifier.class_names))), *answers])[:, target]
+
+    return ask
 
 
 def check_settings(settings: Mapping) -> dict:
@@ -498,6 +597,11 @@ def check_settings(settings: Mapping) -> dict:
         raise ConsilienceError(
             f"faithfulness.road: {list(settings['road'])} must be shares between 0 and 1"
         )
+    for name in settings["extra"]:
+        if name not in METRICS or METRICS[name].function is None:
+            raise ConsilienceError(
+                f"faithfulness.extra: {name!r} is no measure that a file of `extensions` registers"
+            )
     return settings
 
 
@@ -539,6 +643,8 @@ def measure_picture(
     it is normalised, where pytorch-grad-cam multiplies the normalised picture. Average drop can be
     gamed: a map that is 1 everywhere has none. So the random map has the explanation's own values.
 
+    What a user registered and ``settings`` name in ``extra`` follows, asked by itself.
+
     Parameters
     ----------
     classifier
@@ -562,8 +668,8 @@ def measure_picture(
     -------
     list of dict
         Rows of the table ``FAITHFULNESS`` without ``model``, ``picture`` and ``target_class``, by
-        target (as given), method (sorted), metric and fill (as in :data:`MEASURES`). An undefined
-        ``value`` is None and has its ``reason``.
+        target (as given), method (sorted), metric and fill (as in :data:`MEASURES`; then
+        ``extra``). An undefined ``value`` is None and has its ``reason``.
 
     Raises
     ------
@@ -594,6 +700,7 @@ def measure_picture(
 
     randoms: dict[str, list[tuple[np.ndarray, _Plan]]] = {}
     asked: dict[tuple[int, str], _Asked] = {}
+    ordered: dict[tuple[int, str], _Order] = {}
     for target, maps in explanations.items():
         for method in sorted(maps):
             try:
@@ -608,7 +715,9 @@ def measure_picture(
                 drawn = [rank_pixels(own.draw(generator), scatter) for _ in orders]
                 randoms[own.key] = [(r, _Plan.make(questions, r, settings)) for r in drawn]
             ties = own.draw(_make_generator(seed, name, own.key, "ties"))
-            plan = _Plan.make(questions, rank_pixels(values, ties, scatter), settings)
+            ranks = rank_pixels(values, ties, scatter)
+            ordered[target, method] = _Order.make(values, ranks, view.shape[:2])
+            plan = _Plan.make(questions, ranks, settings)
             try:
                 shares = scale_positive(values)
             except UndefinedError as reason:
@@ -624,9 +733,19 @@ def measure_picture(
 
     rows = []
     for (target, method), what in asked.items():
-        others = [plan for _, plan in randoms.get(what.key, [])]
-        for key, scored in zip(MEASURES, what.score(answers[:, target], others), strict=True):
-            about = {"target_index": target, "method": method, "metric": key[0], "fill": key[1]}
+        others = randoms.get(what.key, [])
+        about = {"target_index": target, "method": method}
+        plans = [plan for _, plan in others]
+        for key, scored in zip(MEASURES, what.score(answers[:, target], plans), strict=True):
+            rows.append(about | {"metric": key[0], "fill": key[1]} | scored)
+        for name in settings["extra"]:
+            if order := ordered.get((target, method)):
+                dealt = [order.deal(ranks) for ranks, _ in others]
+                ask = _make_ask(classifier, target, settings["batch_size"], pair[0].shape)
+                scored = _score_extra(name, pair[0], order, dealt, ask)
+            else:
+                scored = {"metric": name, "fill": METRICS[name].fills[0], "reason": what.reason}
+                scored |= {"curve": [], "random_curve": []}
             rows.append(about | scored)
     return rows
 
@@ -671,7 +790,7 @@ def measure_views(
     targets = defaultdict(list)
     for row in predictions:
         targets[row["picture"]].append(row)
-    for view in views:
+    for view in track(views, "pictures"):
         name = view["picture"]
         of_target = {row["target_index"]: row for row in targets[name]}
         found = {target: explanations[name, target] for target in of_target}
@@ -722,7 +841,7 @@ def summarise_faithfulness(
     for row in summarise_rows(paired, pictures, keys, resamples, seed):
         value, random = row.pop("chance"), None
         if value is not None:
-            random = value - row["mean"] if HIGHER_IS_BETTER[row["metric"]] else value + row["mean"]
+            random = value - row["mean"] if _rises(row["metric"]) else value + row["mean"]
         summary.append(row | {"value": value, "random": random})
     return summary
 

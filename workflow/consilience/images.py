@@ -9,18 +9,23 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import ConsilienceError
+from .errors import ConsilienceError, printable
+from .files import LARGEST_PICTURE, read_file
+from .progress import track
 
 if TYPE_CHECKING:
     import torch
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Kinds of pictures that are read, by what is in them and not by their suffix. PIL knows more, some
+of which (EPS) it hands to other programs."""
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -95,16 +100,41 @@ class Transform:
 
     def _fit(self, picture: Image.Image, resampling: Image.Resampling) -> Image.Image:
         size = self._resized(picture.size)
+        box = self._crop_box(size)
         if size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
             # A picture one pixel wide and as long as a street passes for small before it grows.
-            raise ConsilienceError(
-                f"a picture of {picture.size[0]} × {picture.size[1]} pixels would be resized to "
-                f"{size[0]} × {size[1]}; cut it to a less extreme shape"
-            )
+            return self._fit_extreme(picture, resampling, size, box)
         if size != picture.size:
             picture = picture.resize(size, resampling)
-        box = self._crop_box(size)
         return picture if box == (0, 0, *size) else picture.crop(box)
+
+    def _fit_extreme(
+        self,
+        picture: Image.Image,
+        resampling: Image.Resampling,
+        size: tuple[int, int],
+        box: tuple[int, int, int, int],
+    ) -> Image.Image:
+        """Resize of a picture only what is kept of it."""
+        if self.crop is None:
+            raise ConsilienceError(
+                f"a picture of {picture.size[0]} × {picture.size[1]} pixels would be resized to "
+                f"{size[0]} × {size[1]}; cut it to a less extreme shape, or give the transform a "
+                "crop"
+            )
+        left, top, right, bottom = box
+        kept = max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])
+        across, down = picture.size[0] / size[0], picture.size[1] / size[1]
+        source = (
+            kept[0] * across,
+            kept[1] * down,
+            min(kept[2] * across, picture.size[0]),
+            min(kept[3] * down, picture.size[1]),
+        )
+        part = picture.resize((kept[2] - kept[0], kept[3] - kept[1]), resampling, box=source)
+        whole = Image.new(picture.mode, (right - left, bottom - top))
+        whole.paste(part, (kept[0] - left, kept[1] - top))
+        return whole
 
     def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
         """Left, top, right, bottom of what the model sees, in pixels of a picture of ``size``."""
@@ -113,13 +143,15 @@ class Transform:
         left, top, right, bottom = self._crop_box(resized)
         return left * across, top * down, right * across, bottom * down
 
-    def normalize(self, pictures: np.ndarray) -> torch.Tensor:
+    def normalize(self, pictures: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
         """Turn fitted pictures into a model's input.
 
         Parameters
         ----------
         pictures
             uint8, shape (n, height, width, 3).
+        device
+            Where the input is to lie.
 
         Returns
         -------
@@ -128,9 +160,10 @@ class Transform:
         """
         import torch  # here, so that steps which only fit pictures do not pay for it
 
-        scaled = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float().div_(255)
-        mean = torch.tensor(self.mean).view(1, 3, 1, 1)
-        std = torch.tensor(self.std).view(1, 3, 1, 1)
+        # Moved as bytes: a quarter of what floats would be.
+        pixels = torch.from_numpy(np.array(pictures)).to(device)
+        scaled = pixels.permute(0, 3, 1, 2).float().div_(255)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1).to(device) for v in (self.mean, self.std))
         return scaled.sub_(mean).div_(std).contiguous()
 
 
@@ -147,19 +180,27 @@ def batch_of(name: str, batches: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % batches
 
 
-def _open_upright(data: bytes, name: str) -> Image.Image:
-    """Decode an encoded picture, or its first frame, in the mode that it has, upright."""
+def _decode(data: bytes, name: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Decode an encoded picture, or its first frame, upright, in the mode that ``convert`` gives.
+
+    PIL's plug-ins raise all kinds on broken files, when they decode and when they convert.
+    """
+    name = printable(name)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it makes of it, and why
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            return convert(ImageOps.exif_transpose(picture))
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         limit = Image.MAX_IMAGE_PIXELS
         raise ConsilienceError(f"{name}: over {limit} pixels; scale the picture down") from None
-    except Exception as error:  # PIL's plug-ins raise all kinds on broken files
-        raise ConsilienceError(f"{name}: does not decode as a picture ({error})") from None
+    except UnidentifiedImageError:
+        reason = "no kind of picture that is known" if data else "the file is empty"
+    except Exception as error:
+        reason = printable(str(error) or type(error).__name__)[:200]
+    raise ConsilienceError(f"{name}: does not decode as a picture ({reason})")
 
 
 def decode_image(data: bytes, name: str) -> Image.Image:
@@ -168,14 +209,26 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     Raises
     ------
     ConsilienceError
-        If it is no picture, is cut short, or has more pixels than PIL takes for safe.
+        If it is no picture of the :data:`FORMATS`, is cut short, has more pixels than PIL takes
+        for safe, or values that are no brightness.
     """
-    picture = _open_upright(data, name)
+    return _decode(data, name, _to_rgb)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode in ("I", "F") or picture.mode.startswith("I;16"):
         # PIL clips wide integers to 255 instead of scaling them.
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535 if picture.mode != "F" else max(1.0, float(values.max()))
-        picture = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
+        values = np.asarray(picture)
+        low, high = values.min(), values.max()
+        if picture.mode == "F":
+            if not np.isfinite([low, high]).all():
+                raise ValueError("it holds values that are not finite")
+            values = values / max(1.0, float(high)) * 255
+        elif low < 0 or high > 65535:
+            raise ValueError(f"its values reach from {low} to {high}, not from 0 to 65535")
+        else:
+            values = values.astype(np.uint32) * 255 // 65535
+        picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -194,7 +247,7 @@ def decode_mask(data: bytes, name: str) -> np.ndarray:
         As :func:`decode_image` does.
     """
     # Wide integers are clipped, so that what is not 0 stays so.
-    pixels = np.asarray(_open_upright(data, name).convert("RGBA"))
+    pixels = np.asarray(_decode(data, name, lambda picture: picture.convert("RGBA")))
     return pixels[..., :3].any(axis=2) & (pixels[..., 3] > 0)
 
 
@@ -226,12 +279,9 @@ def read_picture(row: Mapping) -> Image.Image:
 
 def _read_indexed(path: str, sha256: str) -> bytes:
     """Read a file that was indexed with this hash."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise ConsilienceError(f"{path}: cannot be read ({error.strerror})") from None
+    data = read_file(path, LARGEST_PICTURE)
     if hash_bytes(data) != sha256:
-        raise ConsilienceError(f"{path}: changed while the study ran; run again")
+        raise ConsilienceError(f"{printable(path)}: changed while the study ran; run again")
     return data
 
 
@@ -246,8 +296,8 @@ def _read_mask(mask: Mapping, size: tuple[int, int], name: str) -> bytes:
     found = inside.shape[1], inside.shape[0]
     if found != size:
         raise ConsilienceError(
-            f"{path}: this mask has {found[0]} × {found[1]} pixels and its picture {name!r} "
-            f"{size[0]} × {size[1]}; give both one size, or remove the mask"
+            f"{printable(path)}: this mask has {found[0]} × {found[1]} pixels and its picture "
+            f"{name!r} {size[0]} × {size[1]}; give both one size, or remove the mask"
         )
     return encode_png(inside.astype(np.uint8) * 255)
 
@@ -259,8 +309,9 @@ def describe_files(entries: Sequence[Mapping]) -> list[dict]:
     ----------
     entries
         Mappings of name, path, sha256, label and, where the picture has a mask, mask (path and
-        sha256), as :func:`consilience.index.read_index` gives them. A file that does not decode
-        gets a row that says why, and neither size nor mask.
+        sha256), as :func:`consilience.index.read_index` gives them; ``error`` where it is known
+        already that the file cannot be used. One that cannot, or does not decode, gets a row that
+        says why, and neither size nor mask.
 
     Raises
     ------
@@ -268,7 +319,7 @@ def describe_files(entries: Sequence[Mapping]) -> list[dict]:
         If a mask cannot be read or has another size than its picture: names the mask's file.
     """
     rows = []
-    for entry in entries:
+    for entry in track(entries, "pictures"):
         row = {
             "name": entry["name"],
             "sha256": entry["sha256"],
@@ -276,6 +327,8 @@ def describe_files(entries: Sequence[Mapping]) -> list[dict]:
             "object": entry["label"],
         }
         try:
+            if entry.get("error"):
+                raise ConsilienceError(entry["error"])
             row["width"], row["height"] = size = read_picture(row).size
         except ConsilienceError as error:
             row["error"] = str(error)
@@ -284,3 +337,16 @@ def describe_files(entries: Sequence[Mapping]) -> list[dict]:
                 row["mask_visible"] = _read_mask(entry["mask"], size, entry["name"])
         rows.append(row)
     return rows
+
+
+def refuse_unusable(rows: Sequence[Mapping]) -> None:
+    """Stop a study that is to stop at a picture which cannot be used (``on_bad_picture: stop``).
+
+    Raises
+    ------
+    ConsilienceError
+        If a row of ``PICTURES`` has an error: names each, one a line.
+    """
+    if said := [row["error"] for row in rows if row.get("error")]:
+        said.append("mend or remove them, or set on_bad_picture: skip to go on without them")
+        raise ConsilienceError("\n".join(said))

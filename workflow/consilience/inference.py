@@ -22,9 +22,12 @@ TOLERANCE = 1e-5
 
 
 def prepare(
-    model: nn.Module, keep: Sequence[str] | None = None, precision: str = "float32"
+    model: nn.Module,
+    keep: Sequence[str] | None = None,
+    precision: str = "float32",
+    device: torch.device | str = "cpu",
 ) -> None:
-    """Make a model in evaluation mode ready to be asked, in place.
+    """Make a model in evaluation mode ready to be asked, in place, and move it to its device.
 
     Parameters
     ----------
@@ -36,12 +39,20 @@ def prepare(
         output is turned back into float32.
     precision
         ``float32`` or ``bfloat16``.
+    device
+        Where it will be asked.
     """
+    # On the processor, so that the weights are the same whatever the device; float64, which folding
+    # takes, is not known everywhere.
+    model.to("cpu")
     if keep is not None:
         fold_batch_norms(model, keep)
     if precision == "bfloat16":
         use_bfloat16(model, keep)
-    accelerate(model)
+    if torch.device(device).type == "cpu":
+        accelerate(model)
+    else:
+        model.to(device)
 
 
 def fold_batch_norms(model: nn.Module, keep: Sequence[str] = ()) -> int:
@@ -141,6 +152,6 @@ def _to_float32(module, args, output):
     return output.float() if isinstance(output, torch.Tensor) else output
 
 
-def _run_in_bfloat16(forward, *args, **kwargs):
-    with torch.autocast("cpu", torch.bfloat16):
-        return _to_float32(None, None, forward(*args, **kwargs))
+def _run_in_bfloat16(forward, inputs, *args, **kwargs):
+    with torch.autocast(inputs.device.type, torch.bfloat16):
+        return _to_float32(None, None, forward(inputs, *args, **kwargs))

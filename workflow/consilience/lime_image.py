@@ -22,6 +22,7 @@ from sklearn.metrics import pairwise_distances
 
 from .errors import ConsilienceError
 from .images import decode_png
+from .progress import Progress, track
 
 if TYPE_CHECKING:
     from .classifiers import Classifier
@@ -246,9 +247,16 @@ def explain_lime(
     explainer = LimeImageExplainer(
         kernel_width=params["kernel_width"], random_state=params["random_state"]
     )
+    counted = Progress(params["num_samples"], "perturbed pictures")
+
+    def ask(pictures: np.ndarray) -> np.ndarray:
+        probabilities = classifier.probabilities(pictures)
+        counted.advance(len(pictures))
+        return probabilities
+
     explanation = explainer.explain_instance(
         view,
-        classifier.probabilities,
+        ask,
         labels=tuple(dict.fromkeys(targets)),
         top_labels=None,
         hide_color=params["hide_color"],
@@ -348,7 +356,7 @@ def explain_views(
     targets = defaultdict(list)
     for row in predictions:
         targets[row["picture"]].append(row)
-    for view in views:
+    for view in track(views, "pictures"):
         name = view["picture"]
         indices = [row["target_index"] for row in targets[name]]
         try:

@@ -24,6 +24,7 @@ from .measures import (
     summarise_rows,
     top_region,
 )
+from .registry import Registry, protect, require_number, require_parameters
 
 
 def score_pointing(values: np.ndarray, inside: np.ndarray) -> float:
@@ -47,7 +48,8 @@ def score_iou(values: np.ndarray, inside: np.ndarray) -> float:
 
     Source: r / (2 - r) of the relevance rank accuracy r of Arras et al. 2022, "CLEVR-XAI".
     """
-    return soft_iou(top_region(values, inside.sum()), inside.astype(np.float64))
+    region = top_region(values.ravel(), inside.sum())
+    return soft_iou(region, inside.ravel().astype(np.float64))
 
 
 def score_mass(values: np.ndarray, inside: np.ndarray) -> float:
@@ -76,6 +78,7 @@ def score_average_precision(values: np.ndarray, inside: np.ndarray) -> float:
     Source: PxAP of Choe et al. 2020, "Evaluating Weakly Supervised Object Localization Methods
     Right", here of each picture by itself; the same as scikit-learn's ``average_precision_score``.
     """
+    values, inside = values.ravel(), inside.ravel()
     order = np.argsort(values)[::-1]
     ranked = values[order]
     last = np.append(np.flatnonzero(ranked[1:] != ranked[:-1]), len(ranked) - 1)
@@ -84,22 +87,64 @@ def score_average_precision(values: np.ndarray, inside: np.ndarray) -> float:
     return float(precision @ np.diff(hits, prepend=0) / hits[-1])
 
 
-METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
-    "pointing-game": score_pointing,
-    "iou": score_iou,
-    "mass-inside": score_mass,
-    "average-precision": score_average_precision,
-}
-"""Every measure by its name in the table ``LOCALIZATION``, of float64 values over pixels, shape
-(n,), neither constant nor without a finite value, and whether each lies inside the mask, shape
-(n,)."""
-
-
 OFFSETS = ("offset-right", "offset-down")
 """What :func:`find_offset` says, by its names in the table ``LOCALIZATION``: pixels of the view."""
 
 
-def score_localization(explanation: Explanation, mask: np.ndarray) -> list[dict]:
+@dataclass(frozen=True)
+class Metric:
+    """A measure of an explanation against a mask.
+
+    Attributes
+    ----------
+    score
+        Takes float64 values over pixels, shape (height, width), neither constant nor without a
+        finite value, and whether each lies inside the mask, of the same shape.
+    chance
+        Takes the mask's share of the area, and returns what a map without regard to the mask
+        scores; None where that is not known.
+    """
+
+    score: Callable[[np.ndarray, np.ndarray], float]
+    chance: Callable[[float], float] | None
+
+
+def _share(area: float) -> float:
+    return area
+
+
+def _adapt(name: str, function: Callable, chance: Callable[[float], float] | None) -> Metric:
+    """Take in what a user registered (:func:`consilience.registry.localization`)."""
+    if name in OFFSETS:
+        raise ConsilienceError("this is one of Consilience's own; choose another name")
+    require_parameters(function, ("values", "inside"))
+    what = f"the measure of localisation {name!r}"
+
+    def score(values: np.ndarray, inside: np.ndarray) -> float:
+        return require_number(function(protect(values), protect(inside)), what)
+
+    return Metric(score, chance)
+
+
+METRICS = Registry(
+    "localization",
+    {
+        "pointing-game": Metric(score_pointing, _share),
+        "iou": Metric(score_iou, lambda area: area / (2 - area)),
+        "mass-inside": Metric(score_mass, _share),
+        "average-precision": Metric(score_average_precision, _share),
+    },
+    _adapt,
+)
+"""Every measure by its name in the table ``LOCALIZATION``."""
+
+OURS = tuple(name for name in METRICS if name in METRICS.ours)
+"""The measures that are always taken."""
+
+
+def score_localization(
+    explanation: Explanation, mask: np.ndarray, extra: Sequence[str] = ()
+) -> list[dict]:
     """Score one explanation against a mask.
 
     Parameters
@@ -108,14 +153,16 @@ def score_localization(explanation: Explanation, mask: np.ndarray) -> list[dict]
         A CAM's map, float, shape (height, width), or LIME's superpixels.
     mask
         Shape (height, width); 0 is outside.
+    extra
+        Measures of :data:`METRICS` that a user registered.
 
     Returns
     -------
     list of dict
         ``metric``, ``value``, ``chance``, ``area`` and ``reason`` of rows of the table
-        ``LOCALIZATION``, one a metric of :data:`METRICS` and of :data:`OFFSETS`. ``chance`` is what
-        a map without regard to the mask scores; an offset has none. An undefined ``value`` is None
-        and has its ``reason``.
+        ``LOCALIZATION``, one a metric of :data:`OURS`, of :data:`OFFSETS` and of ``extra``.
+        ``chance`` is what a map without regard to the mask scores; an offset has none. An undefined
+        ``value`` is None and has its ``reason``.
 
     Raises
     ------
@@ -128,23 +175,29 @@ def score_localization(explanation: Explanation, mask: np.ndarray) -> list[dict]
             f"an explanation of shape {shape_of(explanation)} cannot be scored against a mask of "
             f"shape {mask.shape}; both must be in the geometry that the model saw"
         )
-    inside = mask.ravel() != 0
+    inside = mask != 0
     area = float(inside.mean())
     found: dict[str, float] = {}
     reasons: dict[str, str] = {}
-    for name in (*METRICS, *OFFSETS):
+    names = *OURS, *OFFSETS, *extra
+    for name in names:
         try:
             if not inside.any():
                 raise UndefinedError("empty mask")
             if inside.all():
                 raise UndefinedError("mask covers everything")
             if name in METRICS:
-                found[name] = METRICS[name](pixel_values(explanation), inside)
+                values = pixel_values(explanation).reshape(mask.shape)
+                found[name] = METRICS[name].score(values, inside)
             else:
                 found[name] = find_offset(explanation, mask)[OFFSETS.index(name)]
         except UndefinedError as error:
             reasons[name] = str(error)
-    chances = dict.fromkeys(METRICS, area) | {"iou": area / (2 - area)}
+    chances = {
+        name: METRICS[name].chance(area)
+        for name in names
+        if name in METRICS and METRICS[name].chance
+    }
     return [
         {
             "metric": name,
@@ -153,7 +206,7 @@ def score_localization(explanation: Explanation, mask: np.ndarray) -> list[dict]
             "area": area,
             "reason": reasons.get(name),
         }
-        for name in (*METRICS, *OFFSETS)
+        for name in names
     ]
 
 
@@ -253,6 +306,7 @@ def score_picture(
     distractors: Sequence[str] | None = None,
     tells: str = "object",
     matters: Mapping[tuple[str, int, str], bool] | None = None,
+    extra: Sequence[str] = (),
 ) -> list[dict]:
     """Score every explanation of one picture and target against what it is to be about.
 
@@ -264,6 +318,8 @@ def score_picture(
         As :func:`find_truth` takes them.
     matters
         As :func:`consilience.effects.find_matters` gives it; what is not in it was not asked.
+    extra
+        As :func:`score_localization` takes it.
 
     Returns
     -------
@@ -282,9 +338,9 @@ def score_picture(
     for method in sorted(maps):
         if truth.mask is None:
             unscored = {"value": None, "chance": None, "area": None, "reason": truth.reason}
-            scores = [{"metric": name} | unscored for name in (*METRICS, *OFFSETS)]
+            scores = [{"metric": name} | unscored for name in (*OURS, *OFFSETS, *extra)]
         else:
-            scores = score_localization(maps[method], truth.mask)
+            scores = score_localization(maps[method], truth.mask, extra)
         rows += [about | {"method": method, "matters": mattered} | score for score in scores]
     return rows
 

@@ -6,6 +6,7 @@ the model saw. Whatever is compared is compared as float64 vectors over the same
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
@@ -120,6 +121,13 @@ class Heatmap:
 
 
 Explanation = np.ndarray | Heatmap | Superpixels
+
+
+def make_rng(seed: int, *names: str | int) -> np.random.Generator:
+    """Return a random generator that depends on the seed and the names alone."""
+    text = "\n".join(map(str, names))
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.default_rng([seed, *np.frombuffer(digest, dtype="<u4").tolist()])
 
 
 def collect_explanations(

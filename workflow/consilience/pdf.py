@@ -24,7 +24,7 @@ from urllib.parse import unquote
 from PIL import Image
 
 from .errors import ConsilienceError
-from .tables import write_atomically
+from .files import write_atomically
 
 TEMPLATE = Path(__file__).parent.parent / "report" / "report.typ"
 """How it looks; a step that prints a page depends on it."""

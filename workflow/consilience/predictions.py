@@ -10,6 +10,7 @@ import numpy as np
 from .classifiers import Classifier, nearest
 from .errors import ConsilienceError
 from .images import decode_png, encode_png, read_picture
+from .progress import Progress, track
 
 TARGETS = ("predicted", "labelled")
 
@@ -22,7 +23,7 @@ def count_top(classifier: Classifier, target: str | int) -> int | None:
     ConsilienceError
         If the model has fewer classes, or ``n`` is zero.
     """
-    if not (asked := re.fullmatch(r"top-(\d+)", str(target))):
+    if not (asked := re.fullmatch(r"top-([0-9]{1,9})", str(target))):
         return None
     count, classes = int(asked[1]), len(classifier.class_names)
     if not 1 <= count <= classes:
@@ -45,7 +46,7 @@ def find_class(classifier: Classifier, target: str | int) -> int:
     Raises
     ------
     ConsilienceError
-        If the index is out of range or no class has the name.
+        If the index is out of range, no class has the name, or several have it.
     """
     names = classifier.class_names
     if isinstance(target, int):
@@ -58,7 +59,12 @@ def find_class(classifier: Classifier, target: str | int) -> int:
         raise ConsilienceError(
             f"target: model {classifier.name!r} has no class {target!r}; {nearest(target, names)}"
         )
-    return names.index(target)
+    if len(same := [index for index, name in enumerate(names) if name == target]) > 1:
+        raise ConsilienceError(
+            f"target: model {classifier.name!r} has {len(same)} classes named {target!r}; give one "
+            f"of their indices, {', '.join(map(str, same))}"
+        )
+    return same[0]
 
 
 def view_pictures(classifier: Classifier, pictures: Sequence[Mapping]) -> Iterator[dict]:
@@ -82,7 +88,7 @@ def view_pictures(classifier: Classifier, pictures: Sequence[Mapping]) -> Iterat
         If a file changed since it was listed, a mask does not fit its picture, or a picture is
         too long for the transform: names the picture.
     """
-    for row in pictures:
+    for row in track(pictures, "pictures"):
         if row["error"] is not None:
             continue
         picture = read_picture(row)
@@ -163,12 +169,17 @@ def predict(
     # A model may take pictures of any size, and then its views differ in size.
     sizes = {(row["height"], row["width"]) for row in views}
     step = batch_size if len(sizes) == 1 else 1
+    counted = Progress(len(views), "pictures")
     for start in range(0, len(views), step):
         part = views[start : start + step]
         for view, scores in zip(part, classifier.probabilities(stack_views(part)), strict=True):
             label = labels.get(view["picture"])
-            label_index = names.index(label) if label in names else None
             predicted = int(scores.argmax())
+            label_index = names.index(label) if label in names else None
+            if label == names[predicted]:  # of several classes that have the name
+                label_index = predicted
+            if target == "labelled" and label_index is not None:
+                find_class(classifier, label)
             if target == "labelled" and label_index is None:
                 raise ConsilienceError(
                     f"target: labelled, but the class of {view['picture']!r} is "
@@ -197,3 +208,4 @@ def predict(
                     "label_class": None if label_index is None else names[label_index],
                     "correct": None if label_index is None else label_index == predicted,
                 }
+        counted.advance(len(part))

@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import ConsilienceError
+from .progress import Progress
 from .tables import ACTIVATIONS, EMBEDDINGS, open_table, stack_lists
 
 CHUNK = 2048
@@ -100,7 +101,7 @@ class ProbeSet:
         ConsilienceError
             If they are not of the pictures that the embeddings are of.
         """
-        done = 0
+        done, counted = 0, Progress(len(keys), f"pictures of layer {layer}")
         for path in self.activations:
             for names, values in _read_vectors(path, ACTIVATIONS, "picture", layer):
                 found = keys_of(names)
@@ -111,6 +112,7 @@ class ProbeSet:
                     )
                 done += len(found)
                 yield values
+                counted.advance(len(found))
         if done != len(keys):
             raise ConsilienceError(
                 f"layer {layer!r} has activations of {done} probe pictures, but there are "

@@ -5,12 +5,18 @@ from __future__ import annotations
 import ast
 import csv
 import hashlib
+import json
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+
+from . import __version__
+from .errors import ConsilienceError
+from .files import write_if_changed
 
 LIBRARY = Path(__file__).parent
 
@@ -18,19 +24,67 @@ LIBRARY = Path(__file__).parent
 _PACKAGES = {
     "PIL": "pillow",
     "clip": "clip-anytorch",
+    "cv2": "opencv-python-headless",
     "pytorch_grad_cam": "grad-cam",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
 
+# Imports that compute with packages which our code need not name.
+_COMPUTES_WITH = {
+    "clip": ("torch", "torchvision", "ftfy", "regex"),
+    "lime": ("numpy", "scipy", "skimage", "sklearn"),
+    "pytorch_grad_cam": ("cv2", "numpy", "scipy", "sklearn", "torch"),
+    "torchvision": ("PIL", "torch"),
+}
+
+
+# What files hold, by the SHA-256 of their text: a digest of their code without comments and
+# docstrings, the modules of ours and the packages that they import.
+_known: dict[str, tuple[str, list[str], list[str]]] = {}
+_asked: set[str] = set()
+
+
+def read_known(path: str | Path) -> None:
+    """Read what an earlier process found in files of code, to be spared parsing them again.
+
+    A file that cannot be read, or that another version of this module wrote, is as none.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        if content["by"] == hash_file(__file__):
+            _known.update(content["known"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+
+
+def write_known(path: str | Path) -> None:
+    """Write what is to be read by :func:`read_known`, of files that are still there."""
+    known = {key: _known[key] for key in sorted(_asked & set(_known))}
+    text = json.dumps({"by": hash_file(__file__), "known": known}) + "\n"
+    with suppress(OSError, ConsilienceError):
+        write_if_changed(Path(path), text)
+
 
 @cache
-def _parse(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
-    """Return a module's code without comments and docstrings, its own imports, and packages."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def _parse(path: Path) -> tuple[str, list[str], list[str]]:
+    """Return a digest of a module's code, the modules of ours and the packages it imports."""
+    data = path.read_bytes()
+    key = hashlib.sha256(data).hexdigest()
+    _asked.add(key)
+    if key not in _known:
+        tree = ast.parse(data)
+        modules, packages = _find_imports(tree)
+        text = hashlib.sha256(_dump(tree).encode()).hexdigest()
+        _known[key] = text, sorted(modules), sorted(packages)
+    return _known[key]
+
+
+def _find_imports(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """Return the names that a module imports from our library, and packages."""
     modules, packages = set(), set()
-    for node in ast.walk(tree):
+    for node in _find_statements(tree, checked=False):
         if isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level == 0 and base.split(".")[0] != LIBRARY.name:
@@ -43,17 +97,52 @@ def _parse(path: Path) -> tuple[str, frozenset[str], frozenset[str]]:
                 modules.update(alias.name for alias in node.names)
         elif isinstance(node, ast.Import):
             packages.update(alias.name.split(".")[0] for alias in node.names)
-    own = frozenset(name for name in modules if (LIBRARY / f"{name}.py").is_file())
-    return _dump(tree), own, frozenset(packages)
+    for name in tuple(packages):
+        packages.update(_COMPUTES_WITH.get(name, ()))
+    return modules, packages
+
+
+def _find_statements(tree: ast.Module, checked: bool) -> list[ast.AST]:
+    """Return a module and its statements at every depth, a small part of all its nodes.
+
+    What only a type checker reads is among them if ``checked``.
+    """
+    found, waiting = [], [tree]
+    while waiting:
+        node = waiting.pop()
+        found.append(node)
+        test = getattr(node, "test", None)
+        if not checked and isinstance(test, ast.Name) and test.id == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, part, ())
+    return found
 
 
 def _dump(tree: ast.Module) -> str:
     """Write a module's code out without comments, docstrings and layout; the tree is changed."""
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    for node in ast.walk(tree):
+    for node in _find_statements(tree, checked=True):
         if isinstance(node, kinds) and ast.get_docstring(node, clean=False):
             node.body = node.body[1:]
-    return ast.dump(tree)
+    return repr(_plain(tree))
+
+
+def _plain(node):
+    """Return a node as tuples and lists, as ``ast.dump`` does, but the same by every Python: each
+    new one has fields that older code leaves empty."""
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    if not isinstance(node, ast.AST):
+        return node
+    kind = type(node)
+    plain = [kind.__name__]
+    for name in kind._fields:
+        value = getattr(node, name, None)
+        if kind is ast.Constant or (value is not None and value != []):
+            plain.append((name, _plain(value)))
+    return tuple(plain)
 
 
 @cache
@@ -69,38 +158,46 @@ def package_version(name: str) -> str | None:
 
 
 def dependencies(script: str | Path) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what a script runs: code by file name, and versions by package.
+    """Return what a script runs: digests of code by file name, and versions by package.
 
     The library modules that it imports, directly or not, wherever the import stands in the file.
     """
-    script = Path(script)
-    code, waiting, packages = {}, [script], set()
+    code, seen, packages = {}, {Path(script)}, set()
+    waiting = [Path(script)]
     while waiting:
         path = waiting.pop()
         text, modules, imported = _parse(path)
-        code[path.name] = text
-        packages |= imported
-        for module in modules:
-            if f"{module}.py" not in code:
-                waiting.append(LIBRARY / f"{module}.py")
+        code[path.name if path.parent == LIBRARY else f"scripts/{path.name}"] = text
+        packages.update(imported)
+        new = {LIBRARY / f"{module}.py" for module in modules} - seen
+        seen |= new
+        waiting += (path for path in new if path.is_file())
     versions = {name: version for name in packages if (version := package_version(name))}
     return dict(sorted(code.items())), dict(sorted(versions.items()))
 
 
-def digest(script: str | Path) -> str:
+def digest(script: str | Path, files: Sequence[str | Path] = ()) -> str:
     """Return a digest of all that :func:`dependencies` finds.
 
     Comments, docstrings and layout do not count, nor where the checkout lies.
+
+    Parameters
+    ----------
+    script
+        The script.
+    files
+        What else of the workflow's own the script reads: counts by name and content.
     """
     code, versions = dependencies(script)
-    return hashlib.sha256(repr((code, versions)).encode()).hexdigest()[:16]
+    read = sorted((Path(path).name, hash_file(path)) for path in files)
+    return hashlib.sha256(repr((code, versions, read)).encode()).hexdigest()[:16]
 
 
 def digest_module(name: str, folder: str | Path = ".") -> str:
     """Return a digest of a module of the user's and of all that it imports from ``folder``.
 
-    As :func:`digest` does for ours: comments do not count, versions of packages do. Nothing is
-    imported. Files that the code reads are not seen.
+    As :func:`digest` does for ours: comments do not count, versions of packages do, and so do
+    modules of ours that it imports. Nothing is imported. Files that the code reads are not seen.
 
     Parameters
     ----------
@@ -117,6 +214,13 @@ def digest_module(name: str, folder: str | Path = ".") -> str:
             continue
         seen.add(dotted)
         parts = dotted.split(".")
+        if parts[0] == LIBRARY.name:  # ours, which a method of the user's may build on
+            for ours in (LIBRARY / f"{part}.py" for part in parts[1:2]):
+                if ours.is_file():
+                    texts, versions = dependencies(ours)
+                    code |= {f"{LIBRARY.name}/{name}": text for name, text in texts.items()}
+                    packages |= set(versions)
+            continue
         place = folder.joinpath(*parts)
         places = (place.with_suffix(".py"), place / "__init__.py")
         path = next((path for path in places if path.is_file()), None)
@@ -168,8 +272,8 @@ _REPORTED = (
 
 
 def reported_versions() -> dict[str, str]:
-    """Return the versions of the packages that the results rest on, by package, and Python's."""
-    versions = {"python": platform.python_version()}
+    """Return the versions that the results rest on, by package, with ours and Python's."""
+    versions = {"consilience": __version__, "python": platform.python_version()}
     for name in _REPORTED:
         if version := package_version(name):
             versions[_PACKAGES.get(name, name)] = version

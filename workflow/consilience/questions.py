@@ -18,14 +18,16 @@ estimate and an interval, no p-value.
 ``faithful-lime-or-cam``
     Is LIME or the first CAM method more faithful to the model?
 
-"Simple" is clutter level 0, "cluttered" the study's highest level.
+"Simple" is clutter level 0; "cluttered" are the levels above half of the study's highest, over
+which a base's pictures are averaged. Against the object only right predictions are held, so that of
+a single level, the hardest, hardly a base would be left.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -265,8 +267,8 @@ def clutter_levels(pictures: Iterable[Mapping]) -> list[int]:
     return sorted({row["clutter"] for row in pictures} - {None})
 
 
-def simple_and_cluttered(pictures: Iterable[Mapping]) -> tuple[int, int]:
-    """Return level 0 and the highest level.
+def simple_and_cluttered(pictures: Iterable[Mapping]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the levels that count as simple, which is 0, and as cluttered: above half the highest.
 
     Raises
     ------
@@ -280,7 +282,17 @@ def simple_and_cluttered(pictures: Iterable[Mapping]) -> tuple[int, int]:
         raise CannotAskError(f"all pictures have clutter {levels[0]}")
     if levels[0] != 0:
         raise CannotAskError("no picture has clutter 0")
-    return 0, levels[-1]
+    return (0,), tuple(level for level in levels if 2 * level > levels[-1])
+
+
+def name_levels(levels: Sequence[int]) -> str:
+    """Return the words for levels of clutter, such as ``clutter 3 and 4``."""
+    return f"clutter {' and '.join(map(str, levels))}"
+
+
+def name_contrast(low: Sequence[int], high: Sequence[int]) -> str:
+    """Return the words for a difference, such as ``clutter 3 and 4 minus clutter 0``."""
+    return f"{name_levels(high)} minus {name_levels(low)}"
 
 
 def _by_base(pictures: Iterable[Mapping]) -> dict[str, list[Mapping]]:
@@ -304,20 +316,26 @@ def _make_contrast(found: Mapping[str, tuple[float, int] | None]) -> Contrast:
 
 
 def contrast_levels(
-    scores: Mapping[str, float], pictures: Iterable[Mapping], low: int, high: int
+    scores: Mapping[str, float],
+    pictures: Iterable[Mapping],
+    low: Collection[int],
+    high: Collection[int],
 ) -> Contrast:
-    """Return, by base, the value at clutter level ``high`` minus that at level ``low``."""
+    """Return, by base, the mean value at the levels ``high`` minus that at the levels ``low``.
+
+    The mean is over those of the base's pictures that have a value.
+    """
     found = {}
     for base, rows in _by_base(pictures).items():
-        if not {row["clutter"] for row in rows} & {low, high}:
+        if not {row["clutter"] for row in rows} & {*low, *high}:
             continue
         sides = [
             [
                 scores[row["name"]]
                 for row in rows
-                if row["clutter"] == level and row["name"] in scores
+                if row["clutter"] in levels and row["name"] in scores
             ]
-            for level in (low, high)
+            for levels in (low, high)
         ]
         values = sum(map(len, sides))
         found[base] = (np.mean(sides[1]) - np.mean(sides[0]), values) if all(sides) else None
@@ -484,7 +502,7 @@ def ask_agreement_and_clutter(
     method = method or source.cam
     low, high = simple_and_cluttered(source.pictures)
     scores = _agreement(source, model, other, method, metric)
-    text = f"agreement ({metric}) of {other} and {method}, clutter {high} minus clutter {low}"
+    text = f"agreement ({metric}) of {other} and {method}, {name_contrast(low, high)}"
     return text, contrast_levels(scores, source.pictures, low, high)
 
 
@@ -506,7 +524,7 @@ def ask_lime_and_clutter(source: Sources, model: str, metric: str) -> tuple[str,
     """Return the estimand and the contrast of LIME's localisation, cluttered minus simple."""
     low, high = simple_and_cluttered(source.pictures)
     scores = _localization(source, model, LIME, metric)
-    text = f"localisation ({metric}) of {LIME}, clutter {high} minus clutter {low}"
+    text = f"localisation ({metric}) of {LIME}, {name_contrast(low, high)}"
     return text, contrast_levels(scores, source.pictures, low, high)
 
 
@@ -536,7 +554,7 @@ def _ask_above_chance(source: Sources, model: str, metric: str) -> tuple[str, Co
     scores = _localization(source, model, LIME, metric)
     chance = look_up(source.chance, model, LIME, metric, what="chance")
     above = {name: scores[name] - chance[name] for name in scores if name in chance}
-    text = f"localisation ({metric} above chance) of {LIME}, clutter {high} minus clutter {low}"
+    text = f"localisation ({metric} above chance) of {LIME}, {name_contrast(low, high)}"
     return text, contrast_levels(above, source.pictures, low, high)
 
 

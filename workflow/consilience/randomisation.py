@@ -167,12 +167,16 @@ def randomise(model: nn.Module, modules: Iterable[str], *seed: int | str) -> Non
         Names of modules; those in them are left as they are unless named too.
     seed
         A seed and names that the draws depend on beside the module's own name: a module gets the
-        same weights whatever else is drawn, and PyTorch's own generator is left as it is.
+        same weights whatever else is drawn and wherever the model lies, and PyTorch's own generator
+        is left as it is.
     """
+    device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         for name in modules:
+            module = model.get_submodule(name).to("cpu")
             torch.manual_seed(derive_seed(*seed, name))
-            _redraw(model.get_submodule(name))
+            _redraw(module)
+            module.to(device)
 
 
 def _redraw(module: nn.Module) -> None:

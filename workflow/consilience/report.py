@@ -18,6 +18,7 @@ from urllib.parse import quote
 import jinja2
 import markupsafe
 
+from .files import write_atomically
 from .measures import keep_first
 from .report_base import (
     FEWEST,
@@ -67,7 +68,6 @@ from .report_verdicts import (
     tell_correctness,
     tell_questions,
 )
-from .tables import write_atomically
 
 TEMPLATES = Path(__file__).parent.parent / "report"
 """Folder of the page's templates and style sheet; a step that writes a report depends on it."""
@@ -198,6 +198,7 @@ def render_report(content: Content, keep: Keep = embed_picture, beside: str | No
         questions=tell_questions(content),
         correctness=tell_correctness(content),
         claims=tell_claims(content),
+        benchmark=_tell_benchmark(content),
         skipped=_skipped(every),
         method=tell_method(content),
     )
@@ -446,6 +447,15 @@ def _shorten(names: list[str], every: int) -> str:
         return f"all {every}"
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _tell_benchmark(content: Content) -> dict | None:
+    shown = ("audit_rules", "dissection_truth", "contrast_summary", "trust", "leaderboard")
+    if not any(getattr(content, part) for part in shown):
+        return None
+    from .report_benchmark import tell_benchmark  # here, as it imports PyTorch
+
+    return tell_benchmark(content)
 
 
 def _skipped(content: Content) -> dict:

@@ -41,6 +41,9 @@ class Content:
         ``table``.
     times
         What each kind of step took: rows of :func:`consilience.provenance.read_times`.
+    registered
+        What files of the user's register: ``kind`` (of :data:`consilience.registry.KINDS`),
+        ``name``, ``path`` and ``about``, the first paragraph of its docstring.
     printed
         Whether the study prints the page as ``report.pdf``, beside it.
     """
@@ -70,8 +73,18 @@ class Content:
     questions: Rows = ()
     correctness: Rows = ()
     claims: Rows = ()
+    audit: Rows = ()
+    audit_rules: Rows = ()
+    causal: Rows = ()
+    dissection_truth: Rows = ()
+    contrast: Rows = ()
+    contrast_summary: Rows = ()
+    trust: Rows = ()
+    calibration: Rows = ()
+    leaderboard: Rows = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    registered: Rows = ()
     times: Rows = ()
     printed: bool = False
 

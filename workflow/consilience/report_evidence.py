@@ -302,8 +302,9 @@ def _with_clutter(content: Content, rows: Rows) -> list[dict]:
 
 def _limits(values: Iterable[float | None]) -> tuple[float, float]:
     """Return limits that hold all values, 0 and 1."""
-    low = min((value for value in values if value is not None), default=0.0)
-    return (min(0.0, np.floor(4 * low) / 4), 1.0)
+    known = [value for value in values if value is not None]
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    return (min(0.0, np.floor(4 * low) / 4), max(1.0, np.ceil(4 * high - 1e-9) / 4))
 
 
 def _charted(content, rows, singles, entries, measure, name) -> dict:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import yaml
 
 from . import __version__
+from .registry import KINDS
 from .report_base import (
     Content,
     Measure,
@@ -125,6 +126,9 @@ def tell_method(content: Content) -> dict:
     ):
         if is_there:
             measures.append(measure)
+    for entry in content.registered:
+        what = f"{KINDS[entry['kind']]} of {entry['path']}"
+        measures.append(Measure(entry["name"], what, entry["about"]))
     seeds = [("study", content.study.get("seed"))]
     for model in content.study["models"]:
         if model.get("train"):

@@ -22,6 +22,7 @@ import numpy as np
 from .agreement import LIME, METRICS
 from .images import batch_of
 from .measures import Superpixels, UndefinedError, bootstrap_mean, pixel_values
+from .progress import Progress
 
 # Whoever summarises does without torch: what needs it is imported in the functions that ask models.
 if TYPE_CHECKING:
@@ -212,18 +213,20 @@ def check_explanations(
 
     cascade = find_stages(classifier, stages)
     trained = _make_ready(classifier, layers, precision)
+    counted = Progress(len(predictions) * len(methods) * (len(cascade) + 1), "explanations")
     for prediction in predictions:
         picture, target = prediction["picture"], prediction["target_index"]
         view, about = views[picture], {key: prediction[key] for key in _OF_PICTURE}
         explain = _Explain(view, layers, batch_size, params.get(picture), originals, picture)
         other = _runner_up(trained.probabilities(view[None])[0], target)
-        spread = _ask(trained.model, classifier.transform.normalize(view[None])).std()
+        spread = _ask(trained.model, trained.prepare_input(view[None])).std()
         own = {}
         for method in methods:
             own[method] = explain.own(trained, method, target)
         rows = []
         for method in methods:
             again = explain(trained, method, [target] if other is None else [target, other])
+            counted.advance()
             rows.append((method, CASCADE, 0, UNTOUCHED, again[0]))
             if other is None:
                 rows.append((method, CLASS, 0, UNTOUCHED, "the model has no other class"))
@@ -241,6 +244,7 @@ def check_explanations(
                 _scale_logits(asked.model, float(spread / logits.std()))
             for method in methods:
                 found = explain(asked, method, [target])[0] if sound else "logits not finite"
+                counted.advance()
                 rows.append((method, CASCADE, step, stage, found))
         floors = {
             method: _try(measure_floor, own[method], derive_seed(seed, picture, method))
@@ -305,7 +309,7 @@ def _make_ready(classifier: Classifier, layers: Sequence[str], precision: str) -
     from .inference import prepare
 
     model = copy.deepcopy(classifier.model)
-    prepare(model, layers, precision)
+    prepare(model, layers, precision, classifier.device)
     return replace(classifier, model=model)
 
 
@@ -334,7 +338,7 @@ def _randomise(
 
     from .randomisation import randomise, settle_norms
 
-    model, picture = classifier.model, classifier.transform.normalize(view[None])
+    model, picture = classifier.model, classifier.prepare_input(view[None])
     # Turned over too, since a norm after the pooling has nothing to norm in one picture.
     turned = torch.cat([picture, picture.flip(3), picture.flip(2), picture.flip(2, 3)])
     for attempt in range(ATTEMPTS):
@@ -351,7 +355,7 @@ def _ask(model, picture) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
-        return model(picture)[0].float().numpy()
+        return model(picture)[0].float().cpu().numpy()
 
 
 def _scale_logits(model, factor: float) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from . import world
+from .progress import Progress
 
 if TYPE_CHECKING:
     from .classifiers import Classifier
@@ -50,7 +51,7 @@ def ask_candidates(
     dict
         By name, in the order of the stream.
     """
-    right = {}
+    right, counted = {}, Progress(candidates, "candidates")
     for start in range(0, candidates, block):
         places = range(start, min(start + block, candidates))
         pictures = world.candidate_pictures(seed, places, clutter)
@@ -59,6 +60,7 @@ def ask_candidates(
         predicted = classifier.probabilities(np.stack(views)).argmax(axis=1)
         for (name, picture), index in zip(pictures.items(), predicted, strict=True):
             right[name] = classifier.class_names[index] == getattr(picture, tells)
+        counted.advance(len(places))
     return right
 
 

@@ -9,7 +9,7 @@ authors' code defines them. All take
   and concept, the paper's matrix *P*;
 
 and return float64, shape (neurons, concepts): the larger, the better the match. Values compare
-within one call only. :data:`SIMILARITIES` lists them by name.
+within one call only. :data:`SIMILARITIES` lists them by name, with those that users registered.
 
 Where pictures activate a neuron equally, the one that comes first in the matrix counts as the
 stronger; the authors' code leaves this open.
@@ -17,13 +17,17 @@ stronger; the authors' code leaves this open.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Protocol
 
 import numpy as np
 
 from .errors import ConsilienceError
+from .progress import Progress
+from .registry import Registry, protect, require_parameters
 
 # Concepts and neurons worked on at a time, so that the buffers stay in the cache.
 _BLOCK = 128
@@ -237,13 +241,44 @@ def cosine_cubed(
     )
 
 
-SIMILARITIES = {
-    "soft-wpmi": soft_wpmi,
-    "wpmi": wpmi,
-    "rank-reorder": rank_reorder,
-    "cosine": cosine,
-    "cosine-cubed": cosine_cubed,
-}
+def _adapt(name: str, function: Callable) -> Callable:
+    """Hold what a user's similarity returns against what it must be."""
+    require_parameters(function, ("activations", "cosines"))
+    for setting in inspect.signature(function).parameters.values():
+        if setting.kind == setting.KEYWORD_ONLY and setting.default is setting.empty:
+            raise ConsilienceError(f"its setting {setting.name!r} has no default; give it one")
+
+    @wraps(function)
+    def checked(activations: np.ndarray, cosines: np.ndarray, **settings) -> np.ndarray:
+        _check(activations, cosines)
+        found = np.asarray(function(protect(activations), protect(cosines), **settings))
+        expected = activations.shape[1], cosines.shape[1]
+        if found.shape != expected or not np.issubdtype(found.dtype, np.floating):
+            raise ConsilienceError(
+                f"the similarity {name!r} returned {found.dtype} of shape {found.shape}, not "
+                f"numbers of shape {expected}: (neurons, concepts)"
+            )
+        if np.isnan(found).any():
+            raise ConsilienceError(
+                f"the similarity {name!r} returned values that are not numbers; return minus "
+                "infinity where a concept cannot label a neuron"
+            )
+        return found.astype(np.float64, copy=False)
+
+    return checked
+
+
+SIMILARITIES = Registry(
+    "similarity",
+    {
+        "soft-wpmi": soft_wpmi,
+        "wpmi": wpmi,
+        "rank-reorder": rank_reorder,
+        "cosine": cosine,
+        "cosine-cubed": cosine_cubed,
+    },
+    _adapt,
+)
 """The similarity functions by the names that a study gives them."""
 
 
@@ -405,6 +440,7 @@ def scan_concepts(
     constant = np.log(terms.weights * centres).sum()
     posteriors = _Posteriors(cosines, rankings, terms.a)
     parts = {name: posteriors.cut(ranked) for name, ranked in rankings.items()}
+    counted = Progress(cosines.concepts, "concepts")
     for block in _blocks(cosines.concepts):
         priors: dict[str, np.ndarray] = {}
         similarities = {}
@@ -419,6 +455,7 @@ def scan_concepts(
             prior = priors[prior_of.get(name, name)]
             similarities[name] = logs - terms.lam * prior + (1 - terms.lam) * constant
         yield slice(block.start, block.start + width), similarities
+        counted.advance(width)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from .measures import (
     soft_iou,
     top_region,
 )
+from .progress import track
 
 if TYPE_CHECKING:
     from .classifiers import Classifier
@@ -77,7 +78,7 @@ def repeat_lime(
     rows = defaultdict(list)
     for row in limes:
         rows[row["picture"]].append(row)
-    for view in views:
+    for view in track(views, "pictures"):
         own, picture = rows[view["picture"]], view["picture"]
         if not own:
             continue

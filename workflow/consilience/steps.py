@@ -1,4 +1,4 @@
-"""What every step of the workflow does around its one call: log, threads, readable failure."""
+"""What every step of the workflow does around its one call: log, readable failure."""
 
 from __future__ import annotations
 
@@ -12,36 +12,45 @@ from pathlib import Path
 from .errors import ConsilienceError
 
 
-def set_threads(threads: int) -> None:
-    """Let PyTorch compute with ``threads`` threads; last digits can depend on it."""
-    import torch
-
-    torch.set_num_threads(threads)
+class Finished(Exception):
+    """Ends a step, since what it was to make is there."""
 
 
 @contextmanager
 def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
     """Run a step: lines go to its log with the time since it began, and the library's messages too.
 
-    A :class:`ConsilienceError` ends the step with its message alone, in the log and on the
-    standard error stream; any other exception is a fault of ours and keeps its traceback, there
-    and in the log.
+    The last line says what the step took without start-up and imports, whose processor time stands
+    beside it. A :class:`ConsilienceError` ends the step with its message alone, in the log and on
+    the standard error stream; any other exception is a fault of ours and keeps its traceback, there
+    and in the log. A disk too full for the log ends nothing: what is left may do for the result.
     """
-    began = time.monotonic()
-    with open(path, "w", encoding="utf-8", buffering=1) as file:
+    began, before = time.monotonic(), time.process_time()
+    with open(path, "wb", buffering=0) as file:
+        failed = False
 
         def log(line: str) -> None:
-            file.write(f"[{time.monotonic() - began:7.1f} s] {line}\n")
+            nonlocal failed
+            text = f"[{time.monotonic() - began:7.1f} s] {line}\n"
+            try:
+                file.write(text.encode(errors="backslashreplace"))
+            except OSError as error:
+                if not failed:
+                    print(f"{path}: cannot be written ({error.strerror})", file=sys.stderr)
+                failed = True
 
         class Messages(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
-                log(f"{record.levelname.lower()}: {record.getMessage()}")
+                level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+                log(level + record.getMessage())
 
         library, messages = logging.getLogger(__package__), Messages()
         library.addHandler(messages)
         library.setLevel(logging.INFO)
         try:
             yield log
+        except Finished:
+            pass
         except ConsilienceError as error:
             log(f"error: {error}")
             print(f"error: {error}", file=sys.stderr)
@@ -53,4 +62,5 @@ def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
             raise
         finally:
             library.removeHandler(messages)
-        log("done")
+        wall, cpu = time.monotonic() - began, time.process_time() - before
+        log(f"done: {wall:.2f} s, processor {cpu:.2f} s; start-up before it {before:.2f} s")

@@ -7,10 +7,7 @@ the same bytes.
 
 from __future__ import annotations
 
-import os
-import tempfile
-import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from .errors import ConsilienceError
+from .errors import ConsilienceError, printable
+from .files import write_atomically
 
 _text = pa.string()
 _index = pa.int32()
@@ -42,8 +40,8 @@ def _optional(kind: pa.DataType) -> tuple[pa.DataType, bool]:
 PICTURES = _schema(
     # Unique in the study: the path below its folder, or the world's own name for the picture.
     name=_text,
-    # SHA-256 of the encoded picture.
-    sha256=_text,
+    # SHA-256 of the encoded picture; null when its file could not be read.
+    sha256=_optional(_text),
     # As in Hugging Face's `Image` feature: the encoded file itself, or where it lies.
     image=pa.struct([pa.field("bytes", pa.binary()), pa.field("path", _text)]),
     # Pixels; null when the picture did not decode.
@@ -596,6 +594,227 @@ CLAIMS = _schema(
 """One row a claim of the original study."""
 
 
+AUDIT = _schema(
+    # The model that the planted explanations are of: planted, whose reasons are known.
+    model=_text,
+    picture=_text,
+    base=_text,
+    # agreement, faithfulness or localization; the metric and, of faithfulness, the fill.
+    family=_text,
+    metric=_text,
+    fill=_optional(_text),
+    # score: as published; against random: the paired difference from random orders.
+    reading=_text,
+    # Which planted explanation.
+    explanation=_text,
+    # Higher is better: of metrics where lower is better with the sign turned.
+    value=_optional(_real),
+    reason=_optional(_text),
+)
+"""Long form. What every metric says of every planted explanation."""
+
+AUDIT_RULES = _schema(
+    model=_text,
+    family=_text,
+    metric=_text,
+    fill=_optional(_text),
+    reading=_text,
+    # explanation must score above, or must not score above (not-above), the other.
+    explanation=_text,
+    rule=_text,
+    other=_text,
+    # Bases with both values, the mean difference, its 95 % interval over bases, and the share of
+    # bases where it is above 0.
+    bases=_index,
+    difference=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    share=_optional(_real),
+    # right, wrong, not told.
+    verdict=_text,
+)
+"""One row a metric and rule: whether the metric ranks two planted explanations rightly."""
+
+
+RESPONSES = _schema(
+    # The base picture; the factor that was changed and the value it was given.
+    base=_text,
+    factor=_text,
+    value=_text,
+    layer=_text,
+    # Pooled activations, one value a unit.
+    values=pa.list_(_single),
+)
+"""One row a base picture, factor, value and layer: what neurons answer to changed pictures."""
+
+CAUSAL = _schema(
+    model=_text,
+    # Or planted, for neurons that were planted.
+    layer=_text,
+    unit=_index,
+    # ok, or constant or not-finite over the changed pictures.
+    status=_text,
+    # The true concepts, the one that explains most first, and the share of the response's variance
+    # that each explains alone.
+    concepts=pa.list_(_text),
+    shares=pa.list_(_real),
+    # Shares of the variance that the values of each factor explain together.
+    object_share=_optional(_real),
+    scene_share=_optional(_real),
+    colour_share=_optional(_real),
+    # Of a planted neuron its kind (single, or, random) and what was planted.
+    planted=_optional(_text),
+    planted_concepts=_optional(pa.list_(_text)),
+)
+"""One row a neuron: its true concepts, found by changing one factor of pictures at a time."""
+
+DISSECTION_TRUTH = _schema(
+    model=_text,
+    layer=_text,
+    # neurons (the layer's own), or a kind of planted ones: single, or, random.
+    group=_text,
+    similarity=_text,
+    # Which labels count: all, or those that are said to stand (stands).
+    labels=_text,
+    # Neurons that vary; of these those with a true concept; labels that count; and of these the
+    # right ones.
+    neurons=_index,
+    with_truth=_index,
+    counted=_index,
+    right=_index,
+    # Share of the counted that are right, with its interval over neurons (Wilson); and what labels
+    # dealt out anew would get.
+    precision=_optional(_real),
+    precision_low=_optional(_real),
+    precision_high=_optional(_real),
+    chance=_optional(_real),
+    # Share of the neurons with a true concept that get one of theirs.
+    recall=_optional(_real),
+    recall_low=_optional(_real),
+    recall_high=_optional(_real),
+    # Share of the neurons without a true concept whose label counts.
+    false_labels=_optional(_real),
+    false_labels_low=_optional(_real),
+    false_labels_high=_optional(_real),
+)
+"""One row a model, layer, group of neurons, similarity and kind of labels: dissection judged."""
+
+
+CONTRAST = _schema(
+    # The net that tells objects and the net that tells scenes, on the same picture.
+    object_model=_text,
+    scene_model=_text,
+    picture=_text,
+    base=_text,
+    clutter=_optional(_index),
+    # Whether both nets are right; and whether it was shown that the object matters to the one and
+    # the scene to the other.
+    right=pa.bool_(),
+    matters=pa.bool_(),
+    method=_text,
+    # Of localisation, against the object's mask.
+    metric=_text,
+    # Of the explanation of either net, and the first less the second.
+    on_object_net=_optional(_real),
+    on_scene_net=_optional(_real),
+    move=_optional(_real),
+    reason=_optional(_text),
+)
+"""Long form. How far each explanation moves from the object to the scene with the model."""
+
+CONTRAST_SUMMARY = _schema(
+    object_model=_text,
+    scene_model=_text,
+    method=_text,
+    metric=_text,
+    # Whether only pictures count where object and scene were shown to matter.
+    causal=pa.bool_(),
+    # Bases and pictures that both nets are right about.
+    bases=_index,
+    pictures=_index,
+    on_object_net=_optional(_real),
+    on_scene_net=_optional(_real),
+    # Mean over bases, with its 95 % interval; and the share of bases where it is above 0.
+    move=_optional(_real),
+    low=_optional(_real),
+    high=_optional(_real),
+    share=_optional(_real),
+)
+"""One row a pair of nets, method, metric and whether what counts is causal."""
+
+
+TRUST = _schema(
+    model=_text,
+    picture=_text,
+    base=_text,
+    # clean, cluttered, occluded; decorrelated where the scene is not the object's partner.
+    condition=_text,
+    # The CAM that LIME is held against.
+    cam=_text,
+    # Whether the model is right about the picture.
+    prediction=_optional(pa.bool_()),
+    # What was shown to matter to the explained class: object, scene, neither.
+    matters=_text,
+    # What each explanation points at: object, scene; null where it orders nothing.
+    lime_points_at=_optional(_text),
+    cam_points_at=_optional(_text),
+    # Spearman's correlation of the two, its ceiling, and the one over the other.
+    agreement=_optional(_real),
+    ceiling=_optional(_real),
+    corrected=_optional(_real),
+    # Whether both point at what matters; null where neither does, or one points at nothing.
+    counterfactual=_optional(pa.bool_()),
+    # Why there is no corrected agreement, or nothing that is pointed at.
+    reason=_optional(_text),
+)
+"""One row a model, picture and CAM: whether LIME and the CAM agree, and whether they are right."""
+
+CALIBRATION = _schema(
+    model=_text,
+    cam=_text,
+    # What is right: counterfactual (both explanations about the model), prediction (the model).
+    correct=_text,
+    # A condition, or all.
+    condition=_text,
+    # Bin of corrected agreement and its edges; null: all bins.
+    bin=_optional(_index),
+    from_agreement=_optional(_real),
+    to_agreement=_optional(_real),
+    pictures=_index,
+    bases=_index,
+    # Mean corrected agreement, and the share that is right with its 95 % interval over bases.
+    agreement=_real,
+    right=_real,
+    low=_optional(_real),
+    high=_optional(_real),
+    # Of all bins: how well corrected agreement tells right from wrong.
+    auroc=_optional(_real),
+    auroc_low=_optional(_real),
+    auroc_high=_optional(_real),
+)
+"""Calibration curves: how often explanations, or predictions, are right, by agreement."""
+
+
+LEADERBOARD = _schema(
+    # Version of the world: numbers of two versions do not compare.
+    world=_index,
+    # methods, similarities or metrics; the method, similarity or metric.
+    board=_text,
+    entrant=_text,
+    # What is measured, higher being better, and on what: a family of nets, with the layer; or the
+    # family of metrics and the model that explanations were planted of.
+    measure=_text,
+    measured_on=_text,
+    value=_real,
+    # 95 % t interval over training seeds; null below three.
+    low=_optional(_real),
+    high=_optional(_real),
+    # Nets that the value is the mean of; 0 where no net was trained.
+    seeds=_index,
+)
+"""One row an entrant, measure and what it is measured on, the best first."""
+
+
 def _differences(found: pa.Schema, expected: pa.Schema) -> list[str]:
     """Say in words how ``found`` departs from ``expected``; empty when it does not."""
     said = [f"no column {name!r}" for name in expected.names if name not in found.names]
@@ -676,16 +895,21 @@ def open_table(path: str | Path, schema: pa.Schema) -> pq.ParquetFile:
         If the file is missing or no Parquet file, or its schema is another: names the file and the
         difference.
     """
+    if not Path(path).exists():
+        raise ConsilienceError(f"{printable(path)}: no such table; run the step that makes it")
     try:
         file = pq.ParquetFile(path)
-    except FileNotFoundError:
-        raise ConsilienceError(f"{path}: no such table; run the step that makes it") from None
-    except (OSError, ValueError) as error:  # what Arrow raises depends on what is broken
-        reason = str(error).strip().splitlines()[0]
-        raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
+    except Exception as error:  # what Arrow raises depends on what is broken
+        raise _not_parquet(path, error) from None
     if said := _differences(file.schema_arrow, schema):
         raise ConsilienceError(f"{path}: {'; '.join(said)}; delete it and run again")
     return file
+
+
+def _not_parquet(path: str | Path, error: Exception) -> ConsilienceError:
+    lines = str(error).strip().splitlines()
+    reason = printable(lines[0])[:200] if lines else type(error).__name__
+    return ConsilienceError(f"{printable(path)}: not a Parquet file ({reason}); delete it")
 
 
 def read_table(
@@ -709,10 +933,11 @@ def read_table(
     for path in paths:
         file = open_table(path, schema)
         try:
-            parts.append(file.read(names).select(names).cast(wanted))
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
+            part = file.read(names).select(names).cast(wanted)
+            part.validate(full=True)  # text that is not UTF-8, lists that end before they begin
+        except Exception as error:
+            raise _not_parquet(path, error) from None
+        parts.append(part)
     return pa.concat_tables(parts) if parts else wanted.empty_table()
 
 
@@ -737,8 +962,7 @@ def iterate_rows(
             for batch in file.iter_batches(part, columns=schema.names):
                 yield from batch.to_pylist()
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ConsilienceError(f"{path}: not a Parquet file ({reason}); delete it") from None
+            raise _not_parquet(path, error) from None
 
 
 def stack_lists(column: pa.ChunkedArray) -> np.ndarray:
@@ -752,7 +976,12 @@ def stack_lists(column: pa.ChunkedArray) -> np.ndarray:
 
 def write_arrays(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
     """Write named arrays as an uncompressed ``.npz`` (which carries no time), atomically."""
-    write_atomically(path, lambda part: np.savez(part, allow_pickle=False, **arrays))
+
+    def write(part: str) -> None:
+        with open(part, "wb") as file:  # savez gives a path another name where it ends otherwise
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
 
 
 def read_arrays(paths: str | Path | Sequence[str | Path]) -> dict[str, np.ndarray]:
@@ -765,31 +994,18 @@ def read_arrays(paths: str | Path | Sequence[str | Path]) -> dict[str, np.ndarra
     """
     parts = []
     for path in [paths] if isinstance(paths, str | Path) else paths:
+        place = printable(path)
+        if not Path(path).exists():
+            raise ConsilienceError(f"{place}: no such file; run the step that makes it")
         try:
             with np.load(path, allow_pickle=False) as file:
                 parts.append({name: file[name] for name in file.files})
-        except FileNotFoundError:
-            raise ConsilienceError(f"{path}: no such file; run the step that makes it") from None
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
-            raise ConsilienceError(f"{path}: not a readable .npz ({error}); delete it") from None
+        except Exception as error:  # zip, zlib, the headers' parser and NumPy raise all kinds
+            said = printable(str(error) or type(error).__name__)[:200]
+            raise ConsilienceError(f"{place}: not a readable .npz ({said}); delete it") from None
         if set(parts[-1]) != set(parts[0]):
-            raise ConsilienceError(f"{path}: holds other arrays than the first file; delete both")
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def write_atomically(path: str | Path, write: Callable[[str], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then put it in place in one move."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
+            raise ConsilienceError(f"{place}: holds other arrays than the first file; delete both")
     try:
-        write(part)
-        # mkstemp makes files private; results are as readable as anything else the user writes.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(part, 0o666 & ~umask)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    except ValueError as error:  # a number instead of an array; other lengths
+        raise ConsilienceError(f"{place}: its arrays do not fit ({error}); delete it") from None

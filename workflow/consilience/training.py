@@ -20,11 +20,11 @@ from PIL import Image
 from safetensors.torch import save as encode_safetensors
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models import resnet
 
-from . import tables
+from . import files
 from .classifiers import Classifier, build_architecture, nearest
 from .errors import ConsilienceError
+from .vision import torchvision
 from .world import TRANSFORM
 
 CLASSIFIER_SETTINGS = {
@@ -37,6 +37,7 @@ _SECONDS_BETWEEN_LINES = 3.0
 _WARM_UP = 0.05  # share of the work in which the learning rate rises
 _BETAS = (0.9, 0.98)  # short memory: a training has a few hundred steps
 _FIRST_BRANCH_SCALE = 0.25
+resnet = torchvision.models.resnet
 RESIDUAL_BLOCKS = (resnet.BasicBlock, resnet.Bottleneck)
 
 
@@ -215,11 +216,12 @@ def cut_squares(
 def make_optimizer(model: torch.nn.Module, weight_decay: float) -> torch.optim.Optimizer:
     """AdamW that decays weights of convolutions and linear layers, not norms, biases, scalars."""
     parameters = list(model.parameters())
+    fused = parameters[0].device.type in ("cpu", "cuda", "mps")
     groups = [
         {"params": [p for p in parameters if p.ndim > 1]},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, weight_decay=weight_decay, betas=_BETAS, fused=True)
+    return torch.optim.AdamW(groups, weight_decay=weight_decay, betas=_BETAS, fused=fused)
 
 
 class Progress:
@@ -272,6 +274,7 @@ def train_classifier(
     log: Callable[[str], None],
     architecture: str = "resnet18",
     keep_resolution: Sequence[str] = ("layer4",),
+    device: torch.device | str = "cpu",
 ) -> torch.nn.Module:
     """Train a torchvision classifier from scratch.
 
@@ -304,12 +307,15 @@ def train_classifier(
         Called with a line of text every few seconds.
     architecture, keep_resolution
         As for :func:`consilience.classifiers.build_architecture`.
+    device
+        Where it is trained. The first weights, the order and the squares are the same everywhere;
+        what training makes of them is not: rounding grows from step to step.
 
     Returns
     -------
     torch.nn.Module
-        In evaluation mode. Its preprocessing is ``world.TRANSFORM``. The same arguments give the
-        same bits on one machine with one thread count.
+        In evaluation mode, on the processor. Its preprocessing is ``world.TRANSFORM``. The same
+        arguments give the same bits on one machine with one thread count.
 
     Raises
     ------
@@ -319,14 +325,14 @@ def train_classifier(
     settings = fill_settings(settings, CLASSIFIER_SETTINGS, "train", ("stages", "target", "seed"))
     check_pictures(data, {target: classes})
     boxes = data["box"] if target == "object" else None
-    labels = torch.from_numpy(np.asarray(data[target], np.int64))
+    labels = torch.from_numpy(np.asarray(data[target], np.int64)).to(device)
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_architecture(architecture, classes, keep_resolution)
     _quieten_residual_branches(model)
     stages = _stages(settings, min(data["images"].shape[1:3]), model)
-    model.train()
+    model.to(device).train()
     optimizer = make_optimizer(model, settings["weight_decay"])
     progress = Progress(log, stages)
     order = shuffle(len(labels), progress.pictures, rng)
@@ -336,7 +342,7 @@ def train_classifier(
                 chosen = order[progress.done : progress.done + stage.batch]
                 around = None if boxes is None else boxes[chosen]
                 squares = cut_squares(data["images"][chosen], around, stage.crop, rng)
-                logits = model(TRANSFORM.normalize(squares))
+                logits = model(TRANSFORM.normalize(squares, device))
                 truth = labels[chosen]
                 loss = functional.cross_entropy(
                     logits, truth, label_smoothing=settings["label_smoothing"]
@@ -344,7 +350,7 @@ def train_classifier(
                 take_step(optimizer, loss, settings["learning_rate"] * one_cycle(progress.fraction))
                 right = (logits.argmax(dim=1) == truth).float().mean().item()
                 progress.advance(stage, loss.item(), right)
-    return model.eval()
+    return model.to("cpu").eval()
 
 
 def take_step(optimizer: torch.optim.Optimizer, loss: torch.Tensor, learning_rate: float) -> None:
@@ -360,7 +366,7 @@ def save_weights(model: torch.nn.Module, path: str | Path) -> None:
     """Write a classifier's state dict as safetensors; the same weights give the same bytes."""
     state = {key: value.contiguous() for key, value in model.state_dict().items()}
     data = encode_safetensors(state)
-    tables.write_atomically(path, lambda part: Path(part).write_bytes(data))
+    files.write_atomically(path, lambda part: Path(part).write_bytes(data))
 
 
 def count_right(

@@ -20,6 +20,7 @@ import numpy as np
 
 from .errors import ConsilienceError
 from .images import Transform, encode_png, hash_bytes
+from .progress import track
 
 VERSION = 1
 """Version of the world. Whatever changes a rendered picture makes a new one."""
@@ -256,6 +257,37 @@ def _inside_points(name: str) -> tuple[np.ndarray, np.ndarray]:
     u, v = np.meshgrid(axis, axis)
     inside = _SHAPES[name](u, v)[0] < 0
     return u[inside], v[inside]
+
+
+PARTNERS = dict(zip(OBJECTS, SCENES, strict=True))
+"""The scene that each object comes with where scenes are a shortcut to objects."""
+
+RELATIONS = ("partner", "other")
+"""How a scene is set to the object: to its partner, or to any other."""
+
+
+def relate_scene(picture: Picture, relation: str) -> Picture:
+    """Return the picture in front of its object's partner, or of another scene; all else unchanged.
+
+    A picture that is as asked for stays as it is. Which other scene takes the partner's place
+    follows from the picture's own seeds.
+
+    Raises
+    ------
+    ConsilienceError
+        If there is no such relation.
+    """
+    if relation not in RELATIONS:
+        raise ConsilienceError(
+            f"the world's scenes are not set to {relation!r}; choose from {', '.join(RELATIONS)}"
+        )
+    partner = PARTNERS[picture.object]
+    if relation == "partner":
+        return replace(picture, scene=partner)
+    if picture.scene != partner:
+        return picture
+    others = [scene for scene in SCENES if scene != partner]
+    return replace(picture, scene=others[picture.background_seed % len(others)])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -798,9 +830,18 @@ def _level(clutter: Sequence[int], index: int) -> int:
 
 
 def render_training_set(
-    seed: int, stream: str, start: int, stop: int, size: int, clutter: Sequence[int]
+    seed: int,
+    stream: str,
+    start: int,
+    stop: int,
+    size: int,
+    clutter: Sequence[int],
+    shortcut: float | None = None,
 ) -> dict[str, np.ndarray]:
     """Render pictures ``start`` … ``stop - 1`` of a stream, the levels of ``clutter`` in turn.
+
+    With ``shortcut``, that share of them has the scene that is the object's partner, all others
+    another one; else scenes and objects are independent.
 
     Returns
     -------
@@ -820,8 +861,12 @@ def render_training_set(
         "clutter": np.empty(count, np.int64),
         "box": np.empty((count, 4), np.float32),
     }
-    for place, index in enumerate(range(start, stop)):
+    for place, index in enumerate(track(range(start, stop), "pictures")):
         picture = sample_picture(seed, stream, index, _level(clutter, index))
+        if shortcut is not None:
+            # The picture's own draw: the share holds on average, and no other picture has a say.
+            drawn = np.random.default_rng([picture.distractor_seed, 1]).random() < shortcut
+            picture = relate_scene(picture, RELATIONS[0] if drawn else RELATIONS[1])
         rendering = render(picture, size)
         arrays["images"][place] = rendering.image
         arrays["object"][place] = OBJECTS.index(picture.object)
@@ -844,13 +889,22 @@ def caption_training_set(seed: int, stream: str, start: int, stop: int) -> list[
     return captions
 
 
-def study_pictures(seed: int, bases: int, clutter: Sequence[int]) -> dict[str, Picture]:
-    """Return the study's pictures by name: each base picture at each clutter level."""
+def study_pictures(
+    seed: int, bases: int, clutter: Sequence[int], scenes: Sequence[str] | None = None
+) -> dict[str, Picture]:
+    """Return the study's pictures by name: each base picture at each clutter level.
+
+    With ``scenes``, of :data:`RELATIONS`, also with each relation of the scene to the object.
+    """
     pictures = {}
     for base in range(bases):
         first = sample_picture(seed, "study", base, 0)
         for level in clutter:
-            pictures[f"picture-{base:03d}-clutter-{level}"] = replace(first, clutter=level)
+            name, picture = f"picture-{base:03d}-clutter-{level}", replace(first, clutter=level)
+            if scenes is None:
+                pictures[name] = picture
+            for relation in scenes or ():
+                pictures[f"{name}-{relation}-scene"] = relate_scene(picture, relation)
     return pictures
 
 
@@ -889,8 +943,8 @@ def recreate_pictures(
     seed
         The study's.
     sources
-        Entries of the study's ``pictures``: of ``world`` its ``bases`` and ``clutter``, of
-        ``wrong`` its ``clutter``; folders are passed over.
+        Entries of the study's ``pictures``: of ``world`` its ``bases``, ``clutter`` and
+        ``scenes``, of ``wrong`` its ``clutter``; folders are passed over.
 
     Raises
     ------
@@ -901,7 +955,7 @@ def recreate_pictures(
     levels = None
     for source in sources:
         if "world" in source:
-            known |= study_pictures(seed, source["world"]["bases"], source["world"]["clutter"])
+            known |= study_pictures(seed, **source["world"])
         if "wrong" in source:
             levels = source["wrong"]["clutter"]
     found = {}
@@ -920,7 +974,7 @@ def recreate_pictures(
 def describe_rows(pictures: Mapping[str, Picture], size: int) -> list[dict]:
     """Render pictures and return them as rows of the table ``PICTURES``, in the given order."""
     rows = []
-    for name, picture in pictures.items():
+    for name, picture in track(pictures.items(), "pictures"):
         rendering = render(picture, size)
         data = encode_png(rendering.image)
         rows.append(

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from consilience import explain_params, steps, tables
+from consilience import explain_params, files, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     pictures = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
@@ -11,4 +11,4 @@ with steps.logged(snakemake.log[0]) as log:
     given = explain_params.check_params(snakemake.input.given, names)
     log(f"{len(given)} of {len(names)} pictures have parameters of their own")
     text = json.dumps(sorted(given), indent=1) + "\n"
-    tables.write_atomically(snakemake.output[0], lambda part: Path(part).write_text(text))
+    files.write_atomically(snakemake.output[0], lambda part: Path(part).write_text(text))

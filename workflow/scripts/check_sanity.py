@@ -2,11 +2,21 @@
 
 import pyarrow.compute as pc
 
-from consilience import classifiers, explain_params, images, measures, sanity, steps, tables
+from consilience import (
+    classifiers,
+    explain_params,
+    images,
+    measures,
+    registry,
+    sanity,
+    steps,
+    tables,
+)
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params, given = snakemake.params, snakemake.input
-    steps.set_threads(params.compute_threads)
+    registry.load(params.extensions)
     predictions = tables.read_rows(given.predictions, tables.PREDICTIONS)
     predictions = {row["picture"]: row for row in measures.keep_first(predictions, "picture")}
     known = tables.read_table(given.pictures, tables.PICTURES).select(["name", "clutter", "base"])
@@ -36,7 +46,7 @@ with steps.logged(snakemake.log[0]) as log:
         by_picture = explain_params.resolve_params(params.lime, chosen, *path or [])
     rows = []
     for row in sanity.check_explanations(
-        classifiers.load_classifier(params.model, *given.weights, ready=False),
+        classifiers.load_classifier(params.model, *given.weights, ready=False, device=device),
         views,
         [predictions[name] for name in chosen],
         originals,

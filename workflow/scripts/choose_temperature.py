@@ -1,15 +1,15 @@
 """Choose the temperature of the softmax over concepts, for all models together."""
 
-from consilience import dissection, probe, steps, tables, world
+from consilience import dissection, probe, sheets, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     params, files = snakemake.params, snakemake.input
     embedded = tables.read_table(files.concepts, tables.EMBEDDINGS)
     shards = len(files.pictures)
-    probes = {}
-    for n, (model, layers) in enumerate(params.layers):
-        own = files.activations[n * shards : (n + 1) * shards]
-        probes[model] = (probe.ProbeSet(own, files.pictures, params.held_out), layers)
+    probes = []
+    for model, layer, group in params.layers:
+        own = files.activations[group * shards : (group + 1) * shards]
+        probes.append((model, layer, probe.ProbeSet(own, files.pictures, params.held_out)))
     rows = dissection.choose_temperature(
         probes,
         dissection.Concepts.from_table(embedded, world.ABSENT_CONCEPTS),
@@ -17,4 +17,5 @@ with steps.logged(snakemake.log[0]) as log:
         params.settings,
     )
     log(f"a = {dissection.chosen_temperature(rows)}")
-    tables.write_table(rows, snakemake.output[0], tables.TEMPERATURE)
+    tables.write_table(rows, snakemake.output.table, tables.TEMPERATURE)
+    sheets.write_sheets(snakemake.output.get("sheets", []))

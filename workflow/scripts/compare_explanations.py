@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 
-from consilience import controls, images, measures, steps, tables
+from consilience import controls, images, measures, progress, registry, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     source, params = snakemake.input, snakemake.params
+    registry.load(params.extensions)
     explanations = measures.collect_explanations(
         tables.read_rows(source.cams, tables.HEATMAPS),
         tables.read_rows(source.lime, tables.LIME),
@@ -16,8 +17,8 @@ with steps.logged(snakemake.log[0]) as log:
     views = {row["picture"]: row["view"] for row in tables.read_rows(source.views, tables.VIEWS)}
     pictures = tables.read_rows(source.pictures, tables.PICTURES)
     batch = controls.Batch(explanations, pictures, params.settings, params.seed)
-    rows = []
-    for row in tables.read_rows(source.predictions, tables.PREDICTIONS):
+    rows, predictions = [], tables.read_rows(source.predictions, tables.PREDICTIONS)
+    for row in progress.track(predictions, "pictures"):
         about = {key: row[key] for key in ("model", "picture", "target_index", "target_class")}
         key = row["picture"], row["target_index"]
         view = images.decode_png(views[row["picture"]])

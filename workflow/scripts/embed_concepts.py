@@ -1,21 +1,25 @@
 """Embed the concept words, and the class names of the dissected models, with CLIP."""
 
-from consilience import classifiers, clip_encoder, steps, tables, world
+from consilience import classifiers, clip_encoder, steps, store, tables, words, world
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with (
+    steps.logged(snakemake.log[0]) as log,
+    store.shared(snakemake, log),
+    computing(snakemake, log) as device,
+):
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
     if snakemake.input.get("concepts"):
-        concepts = clip_encoder.read_concepts(snakemake.input.concepts)
-        log(str(concepts))
-        words = concepts.words
+        listed = words.read_concepts(snakemake.input.concepts)
+        log(str(listed))
+        concepts = listed.words
     else:
-        words = world.concepts()
+        concepts = world.concepts()
     class_names = classifiers.collect_class_names(params.models)
     log(f"{len(class_names)} class names of {len(params.models)} models")
-    encoder = clip_encoder.load_clip(params.name or snakemake.input.clip[0])
+    encoder = clip_encoder.load_clip(params.name or snakemake.input.clip[0], device)
     for keys, path in (
-        (words, snakemake.output.concepts),
+        (concepts, snakemake.output.concepts),
         (class_names, snakemake.output.class_names),
     ):
         vectors = encoder.embed_texts(keys)

@@ -1,12 +1,13 @@
 """Explain the pictures of a batch with one class activation map method."""
 
-from consilience import cam, classifiers, images, steps, tables
+from consilience import cam, classifiers, images, registry, steps, tables
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
+    registry.load(params.extensions)
     classifier = classifiers.load_classifier(
-        params.model, *snakemake.input.weights, keep=params.layers
+        params.model, *snakemake.input.weights, keep=params.layers, device=device
     )
     views = {
         row["picture"]: images.decode_png(row["view"])

@@ -1,11 +1,13 @@
 """Explain the pictures of a batch with LIME."""
 
 from consilience import classifiers, explain_params, lime_image, steps, tables
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params, given = snakemake.params, snakemake.input.get("given")
-    steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights, keep=())
+    classifier = classifiers.load_classifier(
+        params.model, *snakemake.input.weights, keep=(), device=device
+    )
     views = tables.read_rows(snakemake.input.views, tables.VIEWS)
     predictions = tables.read_rows(snakemake.input.predictions, tables.PREDICTIONS)
     names = [view["picture"] for view in views]

@@ -1,16 +1,25 @@
 """Record a model's activations over one shard of the probe pictures."""
 
-from consilience import activations, classifiers, images, steps, tables
+from consilience import activations, classifiers, images, progress, steps, store, tables
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with (
+    steps.logged(snakemake.log[0]) as log,
+    store.shared(snakemake, log),
+    computing(snakemake, log) as device,
+):
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
     classifier = classifiers.load_classifier(
-        params.model, *snakemake.input.weights, keep=params.layers
+        params.model, *snakemake.input.weights, keep=params.layers, device=device
     )
     rows = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
     pictures = ((row["name"], images.read_picture(row)) for row in rows if row["error"] is None)
     recorded = activations.extract_activations(
-        classifier, pictures, params.layers, batch_size=32, pool=params.pool, tokens=params.tokens
+        classifier,
+        progress.track(pictures, "pictures", len(rows)),
+        params.layers,
+        batch_size=32,
+        pool=params.pool,
+        tokens=params.tokens,
     )
     tables.write_table(recorded, snakemake.output[0], tables.ACTIVATIONS, group_by="layer")

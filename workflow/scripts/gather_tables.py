@@ -1,7 +1,9 @@
 """Join tables of one schema."""
 
-from consilience import steps, tables
+from consilience import sheets, steps, tables
 
 with steps.logged(snakemake.log[0]):
     schema = getattr(tables, snakemake.params.schema)
-    tables.write_table(tables.read_table(snakemake.input, schema), snakemake.output[0], schema)
+    table = tables.read_table(snakemake.input, schema)
+    tables.write_table(table, snakemake.output.table, schema)
+    sheets.write_sheets(snakemake.output.sheets)

@@ -1,6 +1,6 @@
 """Answer the study's questions, ask whether agreement tells right from wrong, and judge claims."""
 
-from consilience import claims, correctness, questions, steps, tables
+from consilience import claims, correctness, questions, sheets, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     given, output, params = snakemake.input, snakemake.output, snakemake.params
@@ -44,5 +44,6 @@ with steps.logged(snakemake.log[0]) as log:
         **draws,
     )
     tables.write_table(verdicts, output.claims, tables.CLAIMS)
+    sheets.write_sheets(output.sheets)
     for row in verdicts:
         log(f"{row['claim']}: {row['verdict']}")

@@ -1,9 +1,10 @@
 """Label the neurons of a model with concepts."""
 
-from consilience import descriptions, dissection, probe, steps, tables, world
+from consilience import dissection, probe, registry, steps, tables, world
 
 with steps.logged(snakemake.log[0]) as log:
     params, files = snakemake.params, snakemake.input
+    registry.load(params.extensions)
     absent = world.ABSENT_CONCEPTS if params.world_words else None
     embedded = tables.read_table(files.concepts, tables.EMBEDDINGS)
     settings = dict(params.settings)
@@ -29,4 +30,3 @@ with steps.logged(snakemake.log[0]) as log:
         log(f"{layer}: {len(mine)} neurons, the labels of {stands} stand")
     tables.write_table(neurons, snakemake.output.neurons, tables.NEURONS)
     tables.write_table(resampled, snakemake.output.resampled, tables.RESAMPLED)
-    descriptions.write_descriptions(neurons, snakemake.output.descriptions)

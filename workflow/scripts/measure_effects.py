@@ -1,11 +1,13 @@
 """Change the rendered pictures, and measure what that does to a model's logits."""
 
 from consilience import classifiers, effects, steps, tables, world
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights, keep=())
+    classifier = classifiers.load_classifier(
+        params.model, *snakemake.input.weights, keep=(), device=device
+    )
     pictures = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
     predictions = tables.read_rows(snakemake.input.predictions, tables.PREDICTIONS)
     rendered = [row["name"] for row in pictures if row["image"]["path"] is None]

@@ -1,11 +1,12 @@
 """Measure how faithful the explanations of a batch are to the model."""
 
-from consilience import classifiers, faithfulness, steps, tables
+from consilience import classifiers, faithfulness, registry, steps, tables
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params, source = snakemake.params, snakemake.input
-    steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *source.weights, keep=())
+    registry.load(params.extensions)
+    classifier = classifiers.load_classifier(params.model, *source.weights, keep=(), device=device)
     rows = []
     for row in faithfulness.measure_views(
         classifier,

@@ -1,11 +1,13 @@
 """Ask a model about each picture of a batch."""
 
 from consilience import classifiers, predictions, steps, tables
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights, keep=())
+    classifier = classifiers.load_classifier(
+        params.model, *snakemake.input.weights, keep=(), device=device
+    )
     pictures = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
     views = list(predictions.view_pictures(classifier, pictures))
     labels = {row["name"]: row[params.labels] for row in pictures}

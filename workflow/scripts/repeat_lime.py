@@ -1,11 +1,11 @@
 """Repeat LIME on the pictures of a batch with other seeds."""
 
 from consilience import classifiers, explain_params, stability, steps, tables
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params, given = snakemake.params, snakemake.input.get("given")
-    steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights)
+    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights, device=device)
     views = tables.read_rows(snakemake.input.views, tables.VIEWS)
     limes = tables.read_rows(snakemake.input.lime, tables.LIME)
     names = [view["picture"] for view in views]

@@ -1,11 +1,13 @@
 """Draw pictures that a model is wrong about."""
 
 from consilience import classifiers, selection, steps, tables
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with steps.logged(snakemake.log[0]) as log, computing(snakemake, log) as device:
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
-    classifier = classifiers.load_classifier(params.model, *snakemake.input.weights, keep=())
+    classifier = classifiers.load_classifier(
+        params.model, *snakemake.input.weights, keep=(), device=device
+    )
     pictures, accuracy = selection.select_wrong(
         classifier, params.tells, params.seed, params.size, **params.wrong
     )

@@ -1,6 +1,6 @@
 """Join how right the explanations of all pictures are, and summarise it by clutter level."""
 
-from consilience import localization, steps, tables
+from consilience import localization, sheets, steps, tables
 
 with steps.logged(snakemake.log[0]):
     params, source, target = snakemake.params, snakemake.input, snakemake.output
@@ -11,3 +11,4 @@ with steps.logged(snakemake.log[0]):
         rows.to_pylist(), pictures, params.bootstrap, params.seed, params.wrong_of
     )
     tables.write_table(summary, target.localization_summary, tables.LOCALIZATION_SUMMARY)
+    sheets.write_sheets(target.sheets)

@@ -1,6 +1,6 @@
 """Join the sanity checks of all models, and judge the methods."""
 
-from consilience import sanity, steps, tables
+from consilience import sanity, sheets, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     params = snakemake.params
@@ -12,3 +12,4 @@ with steps.logged(snakemake.log[0]) as log:
             log(f"{row['model']}, {row['method']}, {row['test']}: {said}")
     tables.write_table(checked, snakemake.output.sanity, tables.SANITY)
     tables.write_table(summary, snakemake.output.summary, tables.SANITY_SUMMARY)
+    sheets.write_sheets(snakemake.output.sheets)

@@ -1,10 +1,14 @@
 """Train a classifier on the world, and measure its accuracy on held-out pictures."""
 
-from consilience import classifiers, steps, tables, training
+from consilience import classifiers, steps, store, tables, training
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with (
+    steps.logged(snakemake.log[0]) as log,
+    store.shared(snakemake, log),
+    computing(snakemake, log) as device,
+):
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
     target = params.settings["target"]
     model = training.train_classifier(
         tables.read_arrays(snakemake.input.training),
@@ -15,9 +19,10 @@ with steps.logged(snakemake.log[0]) as log:
         log,
         params.model["architecture"],
         params.model["keep_resolution"],
+        device,
     )
     training.save_weights(model, snakemake.output.weights)
-    classifier = classifiers.load_classifier(params.model, snakemake.output.weights)
+    classifier = classifiers.load_classifier(params.model, snakemake.output.weights, device=device)
     held_out = tables.read_arrays(snakemake.input.held_out)
     rows = training.evaluate_classifier(classifier, held_out, target, params.clutter)
     for row in rows:

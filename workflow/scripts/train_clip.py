@@ -1,10 +1,14 @@
 """Train the small CLIP on the world's pictures and captions, and measure it on held-out ones."""
 
-from consilience import clip_encoder, clip_training, steps, tables, world
+from consilience import clip_encoder, clip_training, steps, store, tables, world
+from consilience.computing import computing
 
-with steps.logged(snakemake.log[0]) as log:
+with (
+    steps.logged(snakemake.log[0]) as log,
+    store.shared(snakemake, log),
+    computing(snakemake, log) as device,
+):
     params = snakemake.params
-    steps.set_threads(params.compute_threads)
     data = tables.read_arrays(snakemake.input.training)
     words = {"object": world.OBJECTS, "scene": world.SCENES, "colour": world.COLOURS}
     captions = world.caption_training_set(params.seed, "training", 0, len(data["images"]))
@@ -16,9 +20,10 @@ with steps.logged(snakemake.log[0]) as log:
         params.settings,
         params.seed + params.settings["seed"],
         log,
+        device,
     )
     clip_training.save_clip(model, snakemake.output.weights)
-    encoder = clip_encoder.load_clip(snakemake.output.weights)
+    encoder = clip_encoder.load_clip(snakemake.output.weights, device)
     held_out = tables.read_arrays(snakemake.input.held_out)
     rows = clip_training.evaluate_clip(encoder, held_out, words, params.clutter)
     for row in rows:

@@ -6,7 +6,7 @@ from consilience import provenance, report, steps, tables
 
 with steps.logged(snakemake.log[0]) as log:
     params, output, parts = snakemake.params, snakemake.output, dict(snakemake.input.items())
-    files = {name: parts.pop(name) for name in ("templates", "weights", "data")}
+    files = {name: parts.pop(name) for name in ("weights", "data")}
     content = {
         name: tables.read_rows(
             paths,
@@ -23,6 +23,7 @@ with steps.logged(snakemake.log[0]) as log:
     hashes |= {f"table {path}": provenance.hash_file(path) for path in params.tables}
     content = report.Content(
         study=params.study,
+        registered=params.registered,
         versions=provenance.reported_versions(),
         hashes=hashes,
         times=provenance.read_times(params.times),
