@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from conftest import REPOSITORY
-from consilience.configuration import SCHEMA, read_yaml, resolve_study
+from consilience.configuration import SCHEMA, main, read_yaml, resolve_study
 from consilience.errors import ConsilienceError
 from consilience.similarity import SIMILARITIES
 
@@ -229,6 +229,34 @@ def test_broken_yaml_is_said_with_its_place(tmp_path, content, said):
     path = tmp_path / "study.yaml"
     path.write_bytes(content)
     with pytest.raises(ConsilienceError, match=said):
+        read_yaml(path)
+
+
+def test_the_command_says_what_is_wrong_with_a_study(tmp_path, default, capsys):
+    assert main([]) == 0
+    assert "study 'default': nothing wrong with it" in capsys.readouterr().out
+    path = tmp_path / "study.yaml"
+    for text, said in (
+        ("lime:\n\tseed: 1\n", f"{path}, line 2: found character"),
+        ("study: mine\nsed: 1\n", "unknown key 'sed'; did you mean 'seed'?"),
+        (f"comparison: {{categories: {path}}}\n", f"{path}, line 1: there is no column 'word'"),
+    ):
+        path.write_text(text)
+        assert main([str(path)]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_an_anchor_is_merged_wherever_it_is_written_first(tmp_path):
+    """What is merged into a mapping does not count as given twice, in whatever order it is made."""
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "x: {y: &a {<<: &b {k: 0, l: 0}, k: 1}}\nz: {<<: *a, k: 2}\nb: {<<: [*b, *a]}\n"
+    )
+    read = read_yaml(path)
+    assert read["x"]["y"] == {"k": 1, "l": 0}
+    assert read["z"] == {"k": 2, "l": 0}
+    path.write_text("x: {y: &a {<<: &b {k: 0}, k: 1, k: 2}}\nz: {<<: *a}\n")
+    with pytest.raises(ConsilienceError, match=r"line 1: key 'k' is given twice"):
         read_yaml(path)
 
 

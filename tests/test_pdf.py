@@ -5,11 +5,13 @@ import re
 import zlib
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from consilience import pdf, report
+from consilience import figures, pdf, report
 from consilience.errors import ConsilienceError
 from test_report import NASTY, make_content, targets_of
+from test_report_benchmark import make_whole
 
 typst = pytest.importorskip("typst", reason="typst is not installed")
 
@@ -89,10 +91,13 @@ def printed_text(element):
     return " ".join(map(printed_text, element.children))
 
 
-def test_nothing_that_the_page_says_is_lost(html, lay_out):
+@pytest.mark.parametrize("page", ["whole", "benchmark"])
+def test_nothing_that_the_page_says_is_lost(html, lay_out, page):
+    if page == "benchmark":
+        html = report.render_report(make_whole())
     document = lay_out(html)
     root, drawings = pdf.read_page(html)
-    assert len(drawings) > 80
+    assert len(drawings) > {"whole": 80, "benchmark": 3}[page]
     said = words(" ".join(texts(document["blocks"])) + " " + " ".join(texts(document["appendix"])))
     have = {}
     for word in said:
@@ -107,8 +112,8 @@ def test_nothing_that_the_page_says_is_lost(html, lay_out):
     ends = {"lowest", "highest:", "value", "of", "the", "map:", "least", "most", "for", "class"}
     assert [word for word in lost if word not in ends | {".", ",", "·", ":"}] == []
     # The ends of the colour bar stand at it.
-    (scale,) = blocks(document, "scale")
-    assert scale["ends"][0].startswith("lowest value")
+    for scale in blocks(document, "scale"):
+        assert scale["ends"][0].startswith("lowest value")
 
 
 def test_all_pictures_and_charts_are_there(content, html, lay_out):
@@ -151,6 +156,7 @@ def test_a_page_is_printed_the_same_twice(html, tmp_path):
     assert pages > 10
     assert data.count(b"/Type/Page\n") + data.count(b"/Type /Page\n") in (0, pages)
     assert b"Why does the classifier decide as it does?" in data
+    assert b"/Interpolate true" not in data  # the world's pictures are shown pixel by pixel
     again, _ = print_page(html, tmp_path)
     assert again == data
 
@@ -233,6 +239,24 @@ def test_pictures_beside_the_page_are_printed(content, tmp_path):
     next((tmp_path / "its pictures").glob("*-0.webp")).unlink()
     with pytest.raises(ConsilienceError, match="a picture of the page cannot be read"):
         pdf.lay_out(html, tmp_path, tmp_path)
+
+
+def test_large_pictures_are_printed_smoothly(content, tmp_path, lay_out):
+    """As of photographs; those of the world are printed pixel by pixel."""
+    pixels = np.random.default_rng(0).integers(0, 256, (192, 160, 3), dtype=np.uint8)
+    size = {"height": 192, "width": 160, "image": figures.encode_webp(pixels)}
+    kept = content.predictions[0]["picture"]
+    thumbnails = [
+        row if row["picture"] == kept or row["image"] is None else row | size
+        for row in content.thumbnails
+    ]
+    html = report.render_report(replace(gallery_of(content), thumbnails=thumbnails))
+    cards = {card["label"]: card for card in blocks(lay_out(html), "card")}
+    for name, card in cards.items():
+        pictures = [thumb["picture"] for row in card["rows"] for thumb in row["thumbs"]]
+        assert {one["small"] for one in pictures if one} == {name == kept}
+    data, _ = print_page(html, tmp_path)
+    assert b"/Interpolate true" in data
 
 
 def test_every_target_is_printed(content, lay_out):

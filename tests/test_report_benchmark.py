@@ -223,11 +223,11 @@ def test_the_leaderboard_is_a_csv_file(tmp_path):
     assert found[-1]["low"] == ""
 
 
-def test_the_page_shows_the_benchmark():
-    models = ("net-1", "net-2", "net-3")
+def make_whole(models=("net-1", "net-2", "net-3")):
+    """All that the benchmark has."""
     scores, rules = make_audit()
     trusted, curves = make_trust(models)
-    content = make_content(
+    return make_content(
         models,
         audit=scores,
         audit_rules=rules,
@@ -238,9 +238,13 @@ def test_the_page_shows_the_benchmark():
         calibration=curves,
         leaderboard=make_board(models),
     )
+
+
+def test_the_page_shows_the_benchmark():
+    content = make_whole()
     page = report.render_report(content)
     assert '<section id="benchmark">' in page
     for text in ("World version 1", "Leaderboard", "agree and are wrong", "Fake-CAM", "<svg"):
         assert text in page
     assert page == report.render_report(content)
-    assert '<section id="benchmark">' not in report.render_report(make_content(models))
+    assert '<section id="benchmark">' not in report.render_report(make_content())

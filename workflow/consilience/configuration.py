@@ -139,7 +139,8 @@ def find_categories(name: str | Path) -> Path:
     """Return where a list of words by category lies: one that comes with the project, by its name,
     or a file of the user's, by its path."""
     ours = CATEGORIES / f"{name}.csv"
-    return ours if ours.parent == CATEGORIES and ours.is_file() else Path(name)
+    # os.path says of a name that no file can have that it is none; Path raises.
+    return ours if ours.parent == CATEGORIES and os.path.isfile(ours) else Path(name)
 
 
 def _merge(base: Mapping, over: Mapping) -> dict:
@@ -414,7 +415,7 @@ def _problems(study: Mapping, schema: Mapping) -> Iterator[str]:
                 yield from check_file(f"{key}.paths.{layer}", path)
     if name := study["comparison"]["categories"]:
         known = sorted(path.stem for path in CATEGORIES.glob("*.csv"))
-        if not find_categories(name).is_file():
+        if not os.path.isfile(find_categories(name)):
             yield (
                 f"comparison.categories: there is no file {name!r}; put it there, change the path, "
                 f"or name a list that comes with the project: {', '.join(known)}"
