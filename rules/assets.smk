@@ -26,8 +26,7 @@ try:
     PINNED, NAMED = assets.resolve_assets(
         config, ASSETS_INDEX, main=workflow.is_main_process
     )
-    # A weight that is lost later is fetched alone too: a check that ran again would hide from
-    # Snakemake what else has changed (check.smk).
+    # A weight that is lost later is fetched alone too: the check, which would ask for it, is over.
     UNREADY = PINNED + (
         NAMED if (ASSETS_INDEX.parents[1] / "check.json").is_file() else []
     )

@@ -305,6 +305,14 @@ def restudy(**changes):
     return change
 
 
+def together(*changes):
+    def change(checkout):
+        for each in changes:
+            each(checkout)
+
+    return change
+
+
 def remodel(model, **changes):
     """Change keys of a model of the study."""
     models = [entry | changes if entry["name"] == model else entry for entry in STUDY["models"]]
@@ -391,6 +399,9 @@ def ask_for_more(checkout):
 
 
 LIBRARY = "workflow/consilience"
+# As a new version of the workflow may: nothing that descends from a step that runs again is looked
+# at by Snakemake, and all steps descend from the check.
+RECHECK = edit("rules/check.smk", "question=str(QUESTION_FILE),", "question=0,")
 OF_LIME = lime() | agreed() | measured() | SANITY
 CHANGES = {
     "nothing": (lambda checkout: None, set()),
@@ -494,6 +505,11 @@ CHANGES = {
     "version of scikit-learn": (upgrade("scikit-learn"), OF_LIME | explained_by()),
     "version of matplotlib": (upgrade("matplotlib"), PAGE),
     "version of tqdm": (upgrade("tqdm"), set()),
+    "rule of the check": (RECHECK, set()),
+    "rule of the check, and a similarity": (
+        together(RECHECK, restudy(dissection={"similarity": "rank-reorder"})),
+        labelled("a", "b"),
+    ),
     # Words on the page.
     "title": (restudy(title="Another"), PAGE),
     "template": (append("workflow/report/report.html.j2", " "), PAGE),
@@ -534,6 +550,7 @@ EACH = (
     "module imported by many",
     "module imported by others only",
     "version of scikit-learn",
+    "rule of the check, and a similarity",
     "template",
 )
 TRIED = [

@@ -450,6 +450,27 @@ def test_another_study_shares_what_is_the_same_and_takes_gpus_as_they_are(
     assert hashes(store) == before
 
 
+def test_what_a_page_has_beside_it_goes_where_the_next_has_none(miniature, tmp_path):
+    folder, change = tmp_path / "copy", tmp_path / "change.yaml"
+    shutil.copytree(miniature, folder)
+    studies = [REPOSITORY / "tests/study.yaml", change]
+    page, pictures = (
+        folder / "results/miniature" / name for name in ("report.html", "report_pictures")
+    )
+    shown = 'src="report_pictures/'
+    change.write_text("report: {inline_pictures: 3}")
+    snakemake(folder, "--cores", "2", studies=studies)
+    files = sorted(path.name for path in pictures.iterdir())
+    assert len(files) >= 4 * 5  # pictures; the picture itself and each method's
+    assert page.read_text().count(shown) >= len(files)
+    assert page.with_suffix(".pdf").is_file()
+    change.write_text("report: {pdf: false}")
+    snakemake(folder, "--cores", "2", studies=studies)
+    assert shown not in page.read_text()
+    assert not pictures.exists()
+    assert not page.with_suffix(".pdf").exists()
+
+
 def test_everything_is_in_snakemakes_own_report(miniature, tmp_path, monkeypatch):
     studies = [REPOSITORY / "tests/study.yaml"]
     target = tmp_path / "report.html"

@@ -1,5 +1,6 @@
 """Write the report of a study."""
 
+import shutil
 from pathlib import Path
 
 from consilience import provenance, report, steps, tables
@@ -30,5 +31,11 @@ with steps.logged(snakemake.log[0]) as log:
         printed=params.printed,
         **content,
     )
-    report.write_report(content, output.page, output.get("pictures"))
+    beside = output.get("pictures")
+    report.write_report(content, output.page, beside)
+    # What an earlier page had beside it, and this one has not, would pass for its own.
+    if beside is None:
+        shutil.rmtree(Path(output.page).with_name("report_pictures"), ignore_errors=True)
+    if not params.printed:
+        Path(output.page).with_suffix(".pdf").unlink(missing_ok=True)
     log(f"{Path(output.page).stat().st_size / 1e6:.1f} MB")
