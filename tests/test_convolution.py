@@ -8,7 +8,7 @@ from consilience.convolution import (
     LEAST_CHANNELS,
     WinogradConv2d,
     accelerate,
-    has_full_avx512,
+    keeps_direct,
 )
 
 
@@ -88,18 +88,18 @@ INTEL = "vendor_id\t: GenuineIntel\ncpu family\t: 6\n"
 
 
 @pytest.mark.parametrize(
-    ("capability", "cpuinfo", "full"),
+    ("capability", "cpuinfo", "direct"),
     [
         ("AVX512", ZEN_4, False),
         ("AVX512", ZEN_5, True),
-        ("AVX512", INTEL, True),
-        ("AVX512", "", True),
+        ("AVX512", INTEL, False),
+        ("AVX512", "", False),
         ("AVX2", ZEN_5, False),
         ("DEFAULT", "", False),
     ],
 )
-def test_direct_convolution_stays_where_it_is_as_fast(capability, cpuinfo, full, monkeypatch):
+def test_direct_convolution_stays_where_it_is_as_fast(capability, cpuinfo, direct, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert has_full_avx512(cpuinfo) == full
-    monkeypatch.setattr("consilience.convolution.has_full_avx512", lambda: full)
-    assert accelerate(build_architecture("resnet18", 10, ["layer4"])) == (0 if full else 7)
+    assert keeps_direct(cpuinfo) == direct
+    monkeypatch.setattr("consilience.convolution.keeps_direct", lambda: direct)
+    assert accelerate(build_architecture("resnet18", 10, ["layer4"])) == (0 if direct else 7)

@@ -52,6 +52,7 @@ _STYLE = {
     "axes.linewidth": 0.6,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "xtick.major.size": 2.5,
@@ -462,6 +463,8 @@ def _axes(
             1 - (bottom + top) / height,
         )
     )
+    # At a fixed place: to look for one, each chart's labels would be laid out once more.
+    axes.set_title("")
     return figure, axes
 
 
