@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -767,3 +769,22 @@ def test_a_residual_net_in_either_precision(precision):
     assert select(rows, method="eigen-cam", stage="fc")[0]["value"] == pytest.approx(1)
     assert select(rows, method="eigen-cam", stage="layer4")[0]["value"] < 0.99
     assert select(rows, method="lime", stage="fc")[0]["value"] < 0.99
+
+
+def test_models_do_not_pile_up(net, monkeypatch):
+    made, alive, make = [], [], sanity._make_ready
+
+    def record(*args):
+        ready = make(*args)
+        made.append(weakref.ref(ready.model))
+        alive.append(sum(model() is not None for model in made))
+        return ready
+
+    monkeypatch.setattr(sanity, "_make_ready", record)
+    gc.disable()  # Python looks for cycles when it likes
+    try:
+        ask(net, ["grad-cam", "lime"], names="pqr")
+    finally:
+        gc.enable()
+    assert len(made) > 9
+    assert max(alive) == 2  # the trained one, and the one that is asked

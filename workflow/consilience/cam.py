@@ -127,11 +127,14 @@ class _Extended:
         return self.layer_maps[-1]
 
     def release(self) -> None:
-        """Remove all hooks."""
+        """Remove all hooks, and let go of the model."""
         for handle in self._handles:
             handle.remove()
         self._seen.clear()
         self.activations_and_grads.release()
+        # Their graph calls the library's hook for gradients, which leads back to here: a cycle that
+        # Python cannot see, and the model with it would stay in memory for good.
+        self.outputs = None
 
 
 class _Perturbing(_Extended):

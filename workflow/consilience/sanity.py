@@ -12,6 +12,7 @@ Explanations are compared as they are shown, rectified, by Spearman's rank corre
 from __future__ import annotations
 
 import copy
+import gc
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -246,6 +247,10 @@ def check_explanations(
                 found = explain(asked, method, [target])[0] if sound else "logits not finite"
                 counted.advance()
                 rows.append((method, CASCADE, step, stage, found))
+            # Each holds its model in a cycle of references (torch.fx's graph), which else would be
+            # there until Python looks for such: gigabytes, as it counts objects and not bytes.
+            del asked
+            gc.collect()
         floors = {
             method: _try(measure_floor, own[method], derive_seed(seed, picture, method))
             for method in methods
