@@ -19,7 +19,12 @@ def real_data() -> Path:
     return Path(folder).resolve()
 
 
+# Files that take minutes, the longest first.
+LONGEST = ("test_workflow.py", "test_slurm.py")
+
+
 def pytest_collection_modifyitems(items):
     """Files that run the real workflow begin: at the end, one alone would keep one process busy."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (item.path not in slow, ranks.get(item.path.name, len(ranks))))
