@@ -55,6 +55,6 @@ rule all:
                 neuron_cards(),
                 explain_params(),
                 [RESULTS / "report.html"] if ACTS["report"] else [],
-                [RESULTS / "report.pdf"] if PRINTED else [],
+                [PDF] if PRINTED else [],
             ]
         ),

@@ -32,12 +32,16 @@ REPORT = Path(workflow.basedir) / "workflow/report"
 TEMPLATES = [path for path in REPORT.iterdir() if path.suffix in (".j2", ".css", ".js")]
 
 
+# Pictures that are too many to stand in the page lie beside it.
+PICTURES_BESIDE = RESULTS / "report_pictures"
+PDF = RESULTS / "report.pdf"
+
+
 rule write_report:
     input:
         unpack(report_parts),
     output:
-        # Pictures that are too many to stand in the page lie beside it.
-        **({"pictures": directory(RESULTS / "report_pictures")} if BESIDE else {}),
+        **({"pictures": directory(PICTURES_BESIDE)} if BESIDE else {}),
         page=shown(
             RESULTS / "report.html",
             "page",
@@ -62,6 +66,8 @@ rule write_report:
         tables=final_tables(),
         times=TIMES,
         printed=PRINTED,
+        # What an earlier page had beside it, and this one has not, would pass for its own.
+        leftovers=([] if BESIDE else [PICTURES_BESIDE]) + ([] if PRINTED else [PDF]),
         # Of these the page says no more than what the thumbnails show.
         unread=["layer_map", "heatmap", "segment_map"],
     message:
@@ -76,7 +82,7 @@ rule print_report:
         pictures=rules.write_report.output.get("pictures", []),
     output:
         shown(
-            RESULTS / "report.pdf",
+            PDF,
             "page",
             "1 Report",
             "Page",

@@ -8,7 +8,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -187,12 +187,17 @@ def fill_folder(path: str | Path, fill: Callable[[Path], object]) -> None:
 def remove_temporary(folder: str | Path) -> list[Path]:
     """Remove what writers that were killed left unfinished below ``folder``; return the paths."""
     found = sorted(Path(folder).rglob(f"{TEMPORARY}*"))
-    for path in found:
+    remove(found)
+    return found
+
+
+def remove(paths: Iterable[str | Path]) -> None:
+    """Remove files, and folders with all that is in them; what is not there may be missing."""
+    for path in map(Path, paths):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return found
 
 
 def is_full(error: BaseException, folder: str | Path) -> bool:

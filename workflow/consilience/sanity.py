@@ -247,8 +247,8 @@ def check_explanations(
                 found = explain(asked, method, [target])[0] if sound else "logits not finite"
                 counted.advance()
                 rows.append((method, CASCADE, step, stage, found))
-            # Each holds its model in a cycle of references (torch.fx's graph), which else would be
-            # there until Python looks for such: gigabytes, as it counts objects and not bytes.
+            # Cycles of references (torch.fx's graph, the library's CAM) hold the model until Python
+            # looks for such: gigabytes by then, as it counts objects and not bytes.
             del asked
             gc.collect()
         floors = {
