@@ -84,8 +84,15 @@ def test_items_go_through_as_they_are(lines):
     assert lines == []
 
 
-def test_an_item_counts_when_it_is_done(lines, monkeypatch):
+@pytest.fixture
+def every_item_says(monkeypatch):
+    """Let every item write its line, however long it took."""
     monkeypatch.setattr(progress, "FIRST", 0.0)
+    monkeypatch.setattr(progress, "GROWTH", 0.0)
+
+
+@pytest.mark.usefixtures("every_item_says")
+def test_an_item_counts_when_it_is_done(lines):
     seen = []
     for item in track(["a", "b", "c", "d"], "things"):
         seen.append((item, len(lines)))
@@ -94,8 +101,8 @@ def test_an_item_counts_when_it_is_done(lines, monkeypatch):
     assert lines[3].startswith("4 things in")
 
 
-def test_lines_reach_the_log_of_the_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(progress, "FIRST", 0.0)
+@pytest.mark.usefixtures("every_item_says")
+def test_lines_reach_the_log_of_the_step(tmp_path):
     with steps.logged(tmp_path / "log"):
         list(track(range(2), "pictures"))
     first, *_ = (tmp_path / "log").read_text().splitlines()
