@@ -61,8 +61,9 @@ class Classifier:
         Raises
         ------
         ConsilienceError
-            If there is none: says which layers have the nearest names. If it is a convolution
-            that a batch norm was folded into, whose output is no longer its own.
+            If there is none: says which layers have the nearest names. If it was joined with a
+            neighbour (a convolution with its batch norm, its activation or an addition), so that
+            its output is no longer its own.
         """
         layers = dict(self.model.named_modules())
         layers.pop("", None)
@@ -70,9 +71,9 @@ class Classifier:
             raise ConsilienceError(
                 f"model {self.name!r} has no layer {name!r}; {nearest(name, layers)}"
             )
-        if getattr(layers[name], "folded", False):
+        if getattr(layers[name], "joined", False):
             raise ConsilienceError(
-                f"model {self.name!r}: a batch norm was folded into layer {name!r} as it was not "
+                f"model {self.name!r}: layer {name!r} was joined with its neighbours as it was not "
                 "to be watched; name it in `keep` of load_classifier"
             )
         return layers[name]
@@ -443,8 +444,8 @@ def load_classifier(
         Where its weights lie; by default ``spec["checkpoint"]``, else torchvision's ``weights``
         are fetched into PyTorch's hub folder.
     keep
-        Names of the layers that will be watched, so that other convolutions can take their batch
-        norms in (:func:`consilience.inference.prepare`). By default any layer may be.
+        Names of the layers that will be watched, so that other convolutions can take batch norms
+        and activations in (:func:`consilience.inference.prepare`). By default any layer may be.
     ready
         False leaves the model as it was built and loaded, for who changes its weights and makes
         it ready to be asked then.

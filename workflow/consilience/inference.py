@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from .convolution import accelerate
+from .convolution import FusedConv2d, accelerate
+from .fusion import can_fuse, fuse_activations
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -35,8 +36,8 @@ def prepare(
         Maps float32 (n, 3, height, width) to logits, and goes on doing so.
     keep
         Names of the layers that will be watched: what they give stays what it was, in float32.
-        ``None``: any may be, so that no batch norm is folded and, in bfloat16, each module's
-        output is turned back into float32.
+        ``None``: any may be, so that nothing is joined to convolutions and, in bfloat16, each
+        module's output is turned back into float32.
     precision
         ``float32`` or ``bfloat16``.
     device
@@ -45,11 +46,14 @@ def prepare(
     # On the processor, so that the weights are the same whatever the device; float64, which folding
     # takes, is not known everywhere.
     model.to("cpu")
+    on_processor = torch.device(device).type == "cpu"
     if keep is not None:
         fold_batch_norms(model, keep)
+        if on_processor and can_fuse(getattr(torch, precision)):
+            fuse_activations(model, keep)
     if precision == "bfloat16":
         use_bfloat16(model, keep)
-    if torch.device(device).type == "cpu":
+    if on_processor:
         accelerate(model)
     else:
         model.to(device)
@@ -120,7 +124,7 @@ def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     if not difference <= TOLERANCE * expected.abs().max():
         convolution.weight, convolution.bias = before
         return False
-    convolution.folded = True
+    convolution.joined = True
     return True
 
 
@@ -141,7 +145,7 @@ def use_bfloat16(model: nn.Module, keep: Sequence[str] | None = None) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     watched = {module for name, module in modules.items() if keep is None or name in keep}
     for module in model.modules():
-        if type(module) in (nn.Conv2d, nn.Linear):
+        if type(module) in (nn.Conv2d, FusedConv2d, nn.Linear):
             module.to(torch.bfloat16)
         if module in watched and module is not model:
             module.register_forward_hook(_to_float32)
