@@ -403,7 +403,9 @@ def change_study(data, _others, _tokens, rng) -> bytes:
             if kind == 0:
                 del place[key]
             elif kind == 1 and isinstance(place, dict):
-                place[rng.choice(["x", key + "s", key[:-1], key.upper()])] = copy.deepcopy(inner)
+                text = str(key)  # one of the odd values has a number for a key
+                name = rng.choice(["x", text + "s", text[:-1], text.upper()])
+                place[name] = copy.deepcopy(inner)
             elif kind == 2 and isinstance(place, list):
                 place.append(copy.deepcopy(inner))
             else:
