@@ -171,9 +171,9 @@ class WinogradConv2d(FusedConv2d):
         """Return the kernels for tiles of so many outputs: (pixels, in, out)."""
         kept = vars(self).setdefault("kernels", {})
         if side not in kept:
-            flat = self.weight.detach().double().flatten(2)  # (out, in, 9)
-            kernels = torch.einsum("pk,oik->pio", _matrices(side)[1], flat)
-            kept[side] = kernels.float().contiguous()
+            flat = self.weight.detach().permute(2, 3, 1, 0).reshape(9, -1)
+            kernels = torch.mm(_matrices(side)[1], flat.double()).float()
+            kept[side] = kernels.view(-1, self.in_channels, self.out_channels)
         return kept[side]
 
 

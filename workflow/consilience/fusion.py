@@ -17,6 +17,7 @@ from torch import fx, nn
 from torch.nn import functional
 
 from .convolution import ACTIVATIONS, FusedConv2d
+from .tracing import follow
 
 AFTER_ADDITION = ("relu",)
 """Activations that oneDNN applies to the sum with something else."""
@@ -45,13 +46,6 @@ _ADDITIONS = (
     ("call_method", "add"),
     ("call_method", "add_"),
 )
-
-
-class _Children(fx.Tracer):
-    """Follows one module's own code; what it calls are black boxes."""
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return True
 
 
 class _Forward:
@@ -153,9 +147,8 @@ def _join(module: nn.Module, watched: set[nn.Module]) -> _Joined | None:
     """Join what follows a module's own convolutions; None where nothing can be."""
     if "forward" in vars(module):
         return None
-    try:
-        graph = _Children().trace(module)
-    except Exception:  # whatever the model's own code raises when it meets a proxy
+    graph = follow(module, children=True)
+    if graph is None:
         return None
     joined = _Joined()
     for node in list(graph.nodes):

@@ -15,6 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from .convolution import FusedConv2d, accelerate
 from .fusion import can_fuse, fuse_activations
+from .tracing import follow
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -72,9 +73,8 @@ def fold_batch_norms(model: nn.Module, keep: Sequence[str] = ()) -> int:
     ``keep``, where the difference on random numbers is above :data:`TOLERANCE`, or where the
     model's forward depends on values, so that ``torch.fx`` cannot follow it.
     """
-    try:
-        graph = torch.fx.Tracer().trace(model)
-    except Exception:  # whatever the model's own code raises when it meets a proxy
+    graph = follow(model)
+    if graph is None:
         return 0
     modules = dict(model.named_modules(remove_duplicate=False))
     names = Counter(modules.values())
