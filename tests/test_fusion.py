@@ -76,6 +76,24 @@ def test_what_is_watched_stays_and_what_is_joined_says_so():
     assert model.layer2[0].conv2.joined
 
 
+@torch.inference_mode()
+def test_a_watched_output_is_overwritten_by_what_follows_as_before():
+    """Maps are of the overwritten values, as in pytorch-grad-cam."""
+    found = []
+    for join in (False, True):
+        model = build("resnet18")
+        fold_batch_norms(model, ["layer4.1.bn2"])
+        if join:
+            assert fuse_activations(model, ["layer4.1.bn2"]) == 16
+            assert "forward" in vars(model.layer4[1])
+        outputs = []
+        model.layer4[1].bn2.register_forward_hook(lambda *args, to=outputs: to.append(args[2]))
+        model(inputs())
+        found += outputs
+    assert found[0].min() == 0  # by the activation, which follows the addition
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
+
+
 def test_a_copy_computes_with_its_own_weights():
     model = build("resnet18")
     fuse_activations(model)
@@ -111,7 +129,7 @@ def used_later(self, x):
 
 
 def added_to(self, x):
-    """What is added to has another name, and so becomes the sum too, unseen by torch.fx."""
+    """What is added to has another name, and so becomes the sum too."""
     y = z = self.other(x)
     y += self.conv(x)
     return z * y
