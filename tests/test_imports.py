@@ -58,7 +58,7 @@ def imported(path, seen):
 
 
 TORCH = {"torch", "torchvision"}
-LIME = {"lime", "skimage", "sklearn"}
+LIME = {"lime", "skimage"}  # sklearn where it fits
 STATS = {"scipy.stats"}
 MAPS = {"cv2", "skimage"}
 EXPECTED = {

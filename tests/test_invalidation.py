@@ -261,8 +261,7 @@ OWN = ("--configfile", "studies/own.yaml")
 
 @pytest.fixture(scope="module")
 def server():
-    with dry_runs.Server() as running:
-        yield running
+    return dry_runs.server()
 
 
 @pytest.fixture(scope="module")

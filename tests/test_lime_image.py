@@ -7,6 +7,7 @@ from pathlib import Path
 import lime.lime_image
 import numpy as np
 import pytest
+import sklearn.linear_model
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -249,9 +250,7 @@ class Same(nn.Module):
 
 @pytest.mark.filterwarnings("ignore:R.2 score is not well-defined")
 def test_a_result_that_is_not_finite_is_named(classifier, view, monkeypatch):
-    monkeypatch.setattr(
-        lime.lime_image.lime_base.Ridge, "score", lambda *args, **kwargs: float("nan")
-    )
+    monkeypatch.setattr(sklearn.linear_model.Ridge, "score", lambda *args, **kwargs: float("nan"))
     assert explain(classifier, view, 0, SETTINGS)["status"] == "nan"
 
 

@@ -195,7 +195,7 @@ def test_a_cancelled_job_and_a_dead_node_are_made_up_for(cluster, local, tmp_pat
 @pytest.mark.soak
 def test_steps_that_gain_from_a_gpu_get_one_where_the_profile_says_so(cluster, local, tmp_path):
     with_check(local, tmp_path)
-    weights = "results/miniature/models/scene-net/weights.safetensors"
+    weights = "results/miniature/models/object-net/weights.safetensors"
     with Submitted(tmp_path, weights, "--resources", "gpu=2") as run:
         status, said = run.end()
     assert status == 0, said[-5000:]
@@ -208,28 +208,28 @@ def test_steps_that_gain_from_a_gpu_get_one_where_the_profile_says_so(cluster, l
     made, ours = hashes(tmp_path / "results"), hashes(local / "results")
     assert (
         made["miniature/" + weights.partition("miniature/")[2]]
-        == ours["miniature/models/scene-net/weights.safetensors"]
+        == ours["miniature/models/object-net/weights.safetensors"]
     )
 
 
 @pytest.mark.slow
 def test_a_job_that_stays_lost_is_named_and_the_rest_completes(cluster, local, tmp_path):
     with_check(local, tmp_path)
-    targets = [f"results/miniature/pictures/{batch}.parquet" for batch in (0, 1)]
+    targets = [f"results/miniature/world/training-{shard}.npz" for shard in (0, 1)]
     with Submitted(tmp_path, *targets, "--retries", "0") as run:
-        job, _, _ = run.running("rule_gather_pictures_wildcards_1")
+        job, _, _ = run.running("rule_render_training_wildcards_1")
         subprocess.check_call(["scancel", job])
         # A daemon that comes back soon costs nothing.
-        _, _, node = run.running("rule_gather_pictures_wildcards_0")
+        _, _, node = run.running("rule_render_training_wildcards_0")
         cluster.kill_daemon(node)
         status, said = run.end()
     assert status == 1
-    error = said.partition("Error in rule gather_pictures")[2]
+    error = said.partition("Error in rule render_training")[2]
     assert targets[1] in error
-    assert "logs/gather_pictures-1.log" in error
+    assert "logs/render_training-1.log" in error
     assert f"{job}.log" in error  # SLURM's own
     made, ours = hashes(tmp_path / "results"), hashes(local / "results")
-    name = "miniature/pictures/0.parquet"
+    name = "miniature/world/training-0.npz"
     assert made[name] == ours[name]
     assert not (tmp_path / targets[1]).exists()
 

@@ -26,16 +26,21 @@ from pages import write_files
 
 pytestmark = pytest.mark.slow
 
-SNAKEFILE = REPOSITORY / "Snakefile"
 
+def snakemake(folder, *arguments, studies=(), check=True, repository=REPOSITORY, anew=False):
+    """Run Snakemake on this repository's workflow with ``folder`` as the working directory.
 
-def snakemake(folder, *arguments, studies=(), check=True, repository=REPOSITORY):
-    """Run Snakemake on this repository's workflow with ``folder`` as the working directory."""
-    command = [sys.executable, "-m", "snakemake", "--snakefile", repository / "Snakefile"]
-    command += ["--workflow-profile", repository / "profiles/default", "--directory", folder]
-    command += ["--configfile", *studies] if studies else []
+    In a fork of a process that has imported it, or in a new interpreter if ``anew``.
+    """
+    snakefile = repository / "Snakefile"
+    given = ["--workflow-profile", repository / "profiles/default", "--directory", folder]
+    given += ["--configfile", *studies] if studies else []
+    given = list(map(str, [*given, *arguments]))
+    if not anew:
+        server = dry_runs.server()
+        return server.run(REPOSITORY, *given, snakefile=snakefile, check=check)[0]
     run = subprocess.run(
-        [*map(str, command), *arguments],
+        [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), *given],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -347,7 +352,7 @@ def test_the_page_is_printed(miniature):
 def test_without_a_printer_the_page_is_written_and_the_log_says_so(tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text('import sys\nsys.modules["typst"] = None\n')
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    said = snakemake(tmp_path, "-n", studies=[REPOSITORY / "tests/study.yaml"])
+    said = snakemake(tmp_path, "-n", studies=[REPOSITORY / "tests/study.yaml"], anew=True)
     assert "No report.pdf: typst is not installed here. `pip install typst`" in said
     assert "write_report" in said
     assert "print_report" not in said
@@ -488,46 +493,29 @@ def test_a_changed_caption_computes_nothing(miniature, tmp_path):
         source, target = REPOSITORY / name, copy / name
         target.parent.mkdir(exist_ok=True)
         shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
-    before = rules_by_command(miniature, "{}", tmp_path, repository=copy)
+    before = rules_after(miniature, "{}", tmp_path, repository=copy)
     captions = sorted((copy / "workflow/report/captions").glob("*.rst"))
     assert len(captions) > 20
     for caption in captions:
         caption.write_text("Something else.\n")
-    assert rules_by_command(miniature, "{}", tmp_path, repository=copy) == before
+    assert rules_after(miniature, "{}", tmp_path, repository=copy) == before
 
 
-def rules_by_command(folder, change, tmp_path, *targets, **more):
-    """Names of the rules that a dry run would run after a change, with the jobs of each."""
-    path = tmp_path / "change.yaml"
-    path.write_text(change)
-    studies = [REPOSITORY / "tests/study.yaml", path]
-    said = snakemake(folder, "-n", *targets, studies=studies, **more)
-    if "Nothing to be done" in said:
-        return {}
-    rows = said.partition("Job stats:")[2].partition("total")[0].splitlines()[3:]
-    return {row.split()[0]: int(row.split()[1]) for row in rows if row.strip()}
-
-
-@pytest.fixture(scope="module")
-def server():
-    with dry_runs.Server() as running:
-        yield running
-
-
-def rules_to_run(server, folder, *studies):
+def rules_to_run(folder, *studies, targets=(), repository=REPOSITORY):
     """Names of the rules that a dry run would run, with the jobs of each."""
-    profile = ("--workflow-profile", str(REPOSITORY / "profiles/default"))
-    _, jobs = server.run(
-        folder, "-n", *profile, "--configfile", *map(str, studies), snakefile=SNAKEFILE
+    arguments = ["-n", *targets, "--workflow-profile", repository / "profiles/default"]
+    arguments += ["--configfile", *studies]
+    _, jobs = dry_runs.server().run(
+        folder, *map(str, arguments), snakefile=repository / "Snakefile"
     )
     return Counter(job["rule"] for job in jobs)
 
 
-def rules_after(server, folder, change, tmp_path):
+def rules_after(folder, change, tmp_path, **more):
     """The same after a change of the miniature study."""
     path = tmp_path / "change.yaml"
     path.write_text(change)
-    return rules_to_run(server, folder, REPOSITORY / "tests/study.yaml", path)
+    return rules_to_run(folder, REPOSITORY / "tests/study.yaml", path, **more)
 
 
 AFTER_LABELLING = {
@@ -612,17 +600,17 @@ SUMMARISING = {
         ("comparison: {categories: null}", AFTER_COMPARING),
     ],
 )
-def test_a_change_reruns_what_it_must_and_no_more(server, miniature, tmp_path, change, expected):
-    assert rules_after(server, miniature, change, tmp_path) == expected
+def test_a_change_reruns_what_it_must_and_no_more(miniature, tmp_path, change, expected):
+    assert rules_after(miniature, change, tmp_path) == expected
 
 
-def test_added_probe_pictures_touch_their_own_shards_only(server, miniature, tmp_path):
+def test_added_probe_pictures_touch_their_own_shards_only(miniature, tmp_path):
     results_of = miniature / "results/miniature"
     (tmp_path / "probe").mkdir()
     rows = tables.read_rows(sorted((results_of / "probe").glob("*.parquet")), tables.PICTURES)
     names = [f"{number:03d}.png" for number in range(500)]
-    old, new = names[:40], [name for name in names[40:] if images.batch_of(name, 8) in (2, 5)][:10]
-    assert {images.batch_of(name, 8) for name in new} == {2, 5}
+    old, new = names[:40], [name for name in names[40:] if images.batch_of(name, 3) in (0, 2)][:10]
+    assert {images.batch_of(name, 3) for name in new} == {0, 2}
     for name, row in zip(old + new, rows, strict=False):
         if name in old:
             (tmp_path / "probe" / name).write_bytes(row["image"]["bytes"])
@@ -633,7 +621,7 @@ def test_added_probe_pictures_touch_their_own_shards_only(server, miniature, tmp
         "pictures": [],
         "acts": {"cam": False, "lime": False, "agree": False},
         "probe": [{"folder": "probe"}],
-        "shards": 8,
+        "shards": 3,
         "clip": {"train": None, "path": str(results_of / "clip/weights.pt")},
         "concepts": "words.txt",
         "dissection": {"soft-wpmi": {"top_k": 5, "a": 2}, "resamples": 2},
@@ -656,7 +644,7 @@ def test_added_probe_pictures_touch_their_own_shards_only(server, miniature, tmp
     assert {row["status"] for row in neurons} == {"ok"}
     for name, row in zip(new, rows, strict=False):
         (tmp_path / "probe" / name).write_bytes(row["image"]["bytes"])
-    assert rules_to_run(server, tmp_path, path) == {
+    assert rules_to_run(tmp_path, path) == {
         "gather_probe": 2,
         "embed_probe": 2,
         "extract_activations": 2,
@@ -696,12 +684,10 @@ def test_a_layer_that_does_not_exist_stops_at_the_check(tmp_path):
     assert "model 'object-net' has no layer 'layer5'; did you mean 'layer" in output
 
 
-def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(
-    server, miniature, tmp_path
-):
+def test_a_changed_question_is_answered_first_and_reruns_what_depends_on_it(miniature, tmp_path):
     # Were the check a step that reruns, Snakemake would pass over what comes after it.
     assert (
-        rules_after(server, miniature, "target: 3", tmp_path)
+        rules_after(miniature, "target: 3", tmp_path)
         == {
             "predict": 2,
             "explain_cam": 6,
@@ -744,7 +730,7 @@ def test_methods_of_the_users_run_and_rerun_what_uses_them(miniature, tmp_path):
     write_files(folder, REPOSITORY / "docs/extending.md")
     after = AFTER_AGREEING | AFTER_LABELLING | {"explain_cam": 2}
     after |= {rule: number for rule, number in AFTER_EXPLAINING.items() if "sanity" not in rule}
-    assert rules_by_command(folder, EXTENDED, tmp_path) == after
+    assert rules_after(folder, EXTENDED, tmp_path) == after
 
     results_of = folder / "results/miniature"
     targets = {
@@ -779,7 +765,7 @@ def test_methods_of_the_users_run_and_rerun_what_uses_them(miniature, tmp_path):
         text = (folder / name).read_text()
         assert old in text
         (folder / name).write_text(text.replace(old, new, 1))
-    assert rules_by_command(folder, EXTENDED, tmp_path, *paths) == {"score_localization": 1}
+    assert rules_after(folder, EXTENDED, tmp_path, targets=paths) == {"score_localization": 1}
 
 
 def photographs_study(folder, real_data, names, **more):
@@ -837,6 +823,7 @@ def test_photographs_run_through_the_same_workflow(real_data, tmp_path, monkeypa
     given.write_bytes(exported)
     before = (folder / "explain/squeezenet/lime-0.parquet").read_bytes()
     more["lime"] = {"num_samples": 30, "params": str(given)}
+    more["acts"] = {"faithfulness": False}
     studies = photographs_study(tmp_path, real_data, names, **more)
     snakemake(tmp_path, "--cores", str(os.cpu_count()), studies=studies)
     assert (folder / "explain/squeezenet/lime-0.parquet").read_bytes() == before

@@ -42,16 +42,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import pytorch_grad_cam
 import torch
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 from .activations import in_proportion
 from .classifiers import Classifier, nearest
+from .deferred import deferring
 from .errors import ConsilienceError
 from .progress import Progress, track
 from .registry import Registry, require_parameters
 from .stem import Stem, find_stem, is_worthwhile
+
+with deferring("matplotlib", "sklearn"):
+    import pytorch_grad_cam
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 log = logging.getLogger(__name__)
 

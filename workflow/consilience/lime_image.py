@@ -13,16 +13,18 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import lime.lime_base
-import lime.lime_image
 import numpy as np
 import skimage.segmentation
-from lime.wrappers.scikit_image import SegmentationAlgorithm
-from sklearn.metrics import pairwise_distances
 
+from .deferred import deferring
 from .errors import ConsilienceError
 from .images import decode_png
 from .progress import Progress, track
+
+with deferring("sklearn"):
+    import lime.lime_base
+    import lime.lime_image
+    from lime.wrappers.scikit_image import SegmentationAlgorithm
 
 if TYPE_CHECKING:
     from .classifiers import Classifier
@@ -181,6 +183,8 @@ def check_distance(metric: str) -> None:
     ConsilienceError
         Says which, and what to take instead.
     """
+    from sklearn.metrics import pairwise_distances  # which those who only draw do without
+
     try:
         values = pairwise_distances([[1, 1], [1, 0], [0, 0]], [[1, 1]], metric=metric)
     except (TypeError, ValueError) as error:
