@@ -15,10 +15,11 @@ import difflib
 import json
 import math
 import os
+import pickle
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -527,6 +528,14 @@ _VALIDATOR = jsonschema.validators.extend(
 )
 
 
+@cache
+def _parse_schema() -> bytes:
+    """Return the schema's file as a pickle: a copy to change costs a tenth of reading it."""
+    # At every start, and ten times as fast where PyYAML has its library.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return pickle.dumps(yaml.load(SCHEMA.read_text(encoding="utf-8"), loader))
+
+
 def read_schema(entries: Sequence[Entry] = ()) -> dict:
     """Read the schema, with the names that files of the user's register among those allowed.
 
@@ -535,9 +544,7 @@ def read_schema(entries: Sequence[Entry] = ()) -> dict:
     ConsilienceError
         If one is the library's own, or a key of the section that would hold its settings.
     """
-    # Read at every start, and ten times as fast where PyYAML has its library.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    schema = yaml.load(SCHEMA.read_text(encoding="utf-8"), loader)
+    schema = pickle.loads(_parse_schema())
     places = {part["x-registered"]: part for part in _walk(schema) if "x-registered" in part}
     dissection = schema["properties"]["dissection"]["properties"]
     for entry in entries:
