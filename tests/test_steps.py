@@ -1,9 +1,13 @@
+import gc
 import logging
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from conftest import REPOSITORY
 from consilience import steps
 from consilience.errors import ConsilienceError
 
@@ -57,3 +61,23 @@ def test_a_log_on_a_full_disk_does_not_end_the_step(capsys):
     assert worked
     said = capsys.readouterr().err
     assert said == "/dev/full: cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize("step", [True, False])
+def test_rubbish_is_collected_but_while_a_step_imports(step, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        ("class Snakemake: pass\nsnakemake = Snakemake()\n" if step else "snakemake = 1\n")
+        + "import gc\nfrom consilience import steps\nprint(gc.isenabled(), gc.get_freeze_count())\n"
+        "with steps.logged('log'):\n    print(gc.isenabled(), gc.get_freeze_count() > 1000)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, script],
+        env={"PYTHONPATH": str(REPOSITORY / "workflow")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert said == f"{not step} 0\nTrue True\n"
+    assert gc.isenabled()

@@ -29,6 +29,7 @@ def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
     # What was imported stays: looking through PyTorch's third of a million objects for what can go
     # takes a quarter of a second each time.
     gc.freeze()
+    gc.enable()  # which the package's import turned off
     began, before = time.monotonic(), time.process_time()
     with open(path, "wb", buffering=0) as file:
         failed = False
