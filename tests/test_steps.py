@@ -70,6 +70,7 @@ def test_rubbish_is_collected_but_while_a_step_imports(step, tmp_path):
         ("class Snakemake: pass\nsnakemake = Snakemake()\n" if step else "snakemake = 1\n")
         + "import gc\nfrom consilience import steps\nprint(gc.isenabled(), gc.get_freeze_count())\n"
         "with steps.logged('log'):\n    print(gc.isenabled(), gc.get_freeze_count() > 1000)\n"
+        "print(gc.get_freeze_count())\n"
     )
     said = subprocess.run(
         [sys.executable, script],
@@ -79,5 +80,5 @@ def test_rubbish_is_collected_but_while_a_step_imports(step, tmp_path):
         text=True,
         check=True,
     ).stdout
-    assert said == f"{not step} 0\nTrue True\n"
+    assert said == f"{not step} 0\nTrue True\n0\n"
     assert gc.isenabled()

@@ -67,5 +67,7 @@ def logged(path: str | Path) -> Iterator[Callable[[str], None]]:
             raise
         finally:
             library.removeHandler(messages)
+            # At the end of the process too, or else some packages say that they were leaked.
+            gc.unfreeze()
         wall, cpu = time.monotonic() - began, time.process_time() - before
         log(f"done: {wall:.2f} s, processor {cpu:.2f} s; start-up before it {before:.2f} s")
