@@ -26,8 +26,9 @@ def test_it_convolves_exactly_up_to_float32s_rounding(size, bias):
     inputs = torch.randn(5, LEAST_CHANNELS, *size)
     exact = copy.deepcopy(direct).double()(inputs.double())
     with torch.inference_mode():
-        # 3.1e-5 is the most that was seen, and differs with the order in which a BLAS sums.
-        assert (fast(inputs) - exact).abs().max() < 5e-5 * exact.std()
+        error, least = ((layer(inputs) - exact).square().mean().sqrt() for layer in (fast, direct))
+    # Five to seven times was seen, ten for one position; it differs with the order in which a BLAS sums.
+    assert error < 12 * least
 
 
 def test_blocks_do_not_matter(monkeypatch):

@@ -217,30 +217,24 @@ class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
             logits = blank.repeat(len(maps), 1)
         # Written to again and again: taking memory costs more than masking.
         masked = picture.new_empty(self.batch_size, *picture.shape)
-        stem = self._make_stem(picture, maps.shape[1:])
-        parts = (~empty).nonzero().flatten().split(self.batch_size)
-        for channels in track(parts, "passes"):
-            masks = upsample(maps[channels][None])[0]
-            low, high = masks.amin((1, 2), True), masks.amax((1, 2), True)
-            scale = high - low + 1e-8
-            masks.sub_(low).div_(scale)
-            outputs = None
+        stem = self._make_stem(picture, maps[~empty])
+        for channels in track((~empty).nonzero().flatten().split(self.batch_size), "passes"):
+            masks, shares = _scale(upsample(maps[channels][None])[0], maps[channels])
             if stem is not None:
-                shares = maps[channels].sub(low).div_(scale).flatten(1)
                 outputs = self._run_mixtures(stem, picture, shares)
-                if self.is_linear is None:
-                    self._prove(picture * masks[:2, None], outputs[:2])
-                    stem = stem if self.is_linear else None
-            if stem is None:
+            else:
                 outputs = self._run(torch.mul(picture, masks[:, None], out=masked[: len(channels)]))
             if logits is None:
                 logits = outputs.new_empty(len(maps), outputs.shape[1])
             logits[channels] = outputs
         return logits
 
-    def _make_stem(self, picture: torch.Tensor, size: tuple[int, int]) -> Stem | None:
-        """Return the first convolution's outputs for the mask's cells, where that saves work."""
-        rows, columns = size
+    def _make_stem(self, picture: torch.Tensor, maps: torch.Tensor) -> Stem | None:
+        """Return the first convolution's outputs for the masks' cells, where that saves work.
+
+        ``maps`` are the channels that make masks, of which two are tried.
+        """
+        rows, columns = maps.shape[1:]
         # Cells of two or three rows of a mask reach a row of the output.
         reached = 3 * columns
         if self.is_linear is False or not any(
@@ -254,20 +248,29 @@ class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
         cells = torch.eye(rows * columns).view(rows, columns, rows, columns)
         upsample = torch.nn.UpsamplingBilinear2d(size=picture.shape[1:])
         # What are channels of one picture here are the cells of one row.
-        return Stem(convolution, (picture * upsample(row[None])[0, :, None] for row in cells))
+        stem = Stem(convolution, (picture * upsample(row[None])[0, :, None] for row in cells))
+        if self.is_linear is None and len(maps):
+            masks, shares = _scale(upsample(maps[None, :2])[0], maps[:2])
+            expected = self._run(picture * masks[:, None])
+            self.is_linear = agrees(self._run_mixtures(stem, picture, shares), expected)
+            if not self.is_linear:
+                log.info(
+                    "%s: the model looks at its input beside its first convolution; masks are "
+                    "built",
+                    " and ".join(self.places.values()),
+                )
+        return stem if self.is_linear else None
 
     def _run_mixtures(self, stem: Stem, picture: torch.Tensor, shares: torch.Tensor):
         with stem.answering(shares):
             return self._run(picture.expand(len(shares), -1, -1, -1))
 
-    def _prove(self, masked: torch.Tensor, outputs: torch.Tensor) -> None:
-        """Find out whether the model looks at the picture by its first convolution only."""
-        self.is_linear = agrees(outputs, self._run(masked))
-        if not self.is_linear:
-            log.info(
-                "%s: the model looks at its input beside its first convolution; masks are built",
-                " and ".join(self.places.values()),
-            )
+
+def _scale(masks: torch.Tensor, maps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale upsampled channels to [0, 1], in place, and alike the channels, in a row of cells."""
+    low, high = masks.amin((1, 2), True), masks.amax((1, 2), True)
+    scale = high - low + 1e-8
+    return masks.sub_(low).div_(scale), maps.sub(low).div_(scale).flatten(1)
 
 
 class AblationCAM(_Perturbing, pytorch_grad_cam.AblationCAM):

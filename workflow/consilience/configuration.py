@@ -609,20 +609,14 @@ def check_form(config: Mapping, files: Sequence[str | Path] = ()) -> None:
     ConsilienceError
         One line a problem: the first in a file of ``extensions``, else those that the schema finds.
     """
-    _check_form(config, files)
-
-
-def _check_form(config: Mapping, files: Sequence[str | Path]) -> dict:
-    """Check as :func:`check_form` does, and return the schema."""
     for path in files:
         read_yaml(path)
     if said := list(islice(_problems_of_form(config), 20)):
         raise ConsilienceError("\n".join(said))
-    schema = _schema_of(config)
-    errors = _VALIDATOR(schema).iter_errors(config)
-    if errors := sorted(errors, key=lambda error: _key(error.absolute_path)):
+    validator = _VALIDATOR(_schema_of(config))
+    errors = sorted(validator.iter_errors(config), key=lambda error: _key(error.absolute_path))
+    if errors:
         raise ConsilienceError("\n".join(_describe(error) for error in errors))
-    return schema
 
 
 def resolve_study(config: Mapping, files: Sequence[str | Path] = ()) -> dict:
@@ -642,7 +636,8 @@ def resolve_study(config: Mapping, files: Sequence[str | Path] = ()) -> dict:
         One line a problem: the first in a file of ``extensions``, else those that the schema finds,
         else those that need it to fit.
     """
-    schema = _check_form(config, files)
+    check_form(config, files)
+    schema = _schema_of(config)
     study = _fill_defaults(copy.deepcopy(dict(config)), schema)
     if said := list(_problems(study, schema)):
         raise ConsilienceError("\n".join(said))

@@ -32,8 +32,8 @@ POINTS = {
 }
 """Points that tiles are evaluated at besides infinity, by the outputs along a tile's side.
 
-Of the choices tried, whole numbers, halves and quarters among them, these have the smallest error;
-for four outputs it is half of that of Lavin and Gray's 0, ±1, ±2."""
+For four outputs the error is half of that at 0, ±1, ±2, which Lavin and Gray take; of ten choices
+none was clearly better (``benchmarks/results/2026-11-convolution.md``)."""
 
 # Transforms cost in proportion to the channels, products to their square: below this the direct
 # convolution was faster or equal (measured for 64, 128, 192, 256, 384 and 512 channels).
@@ -205,7 +205,8 @@ def _matrices(side: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def keeps_direct(cpuinfo: str | None = None) -> bool:
     """Say whether direct convolution is as fast on this processor as Winograd's.
 
-    Measured (``benchmarks/convolution.py``, pictures of 96 pixels): AMD's with AVX-512 in full
+    Measured (``benchmarks/convolution.py``, pictures of 96 pixels), all with F(3×3, 3×3) and from
+    256 channels on: AMD's with AVX-512 in full
     (family 26, Zen 5) 0.97 to 1.00 times as fast by Winograd's, those of family 25 (Zen 4), which
     take two steps for each of its operations, 1.26 to 1.29, and Intel's 1.56 to 1.64.
 

@@ -3,8 +3,8 @@
 Methods that mask a picture ask a network about hundreds of mixtures of a few dozen parts: the
 picture under each cell of a coarse mask. The network's first convolution is linear, so that its
 output for a mixture is that mixture of its outputs for the parts, and these are zero but near
-their own part. A large first convolution is the slowest of a network for what it does (7×7 of
-three channels: half the speed of the others), and building the masked pictures costs as much again.
+their own part. A large first convolution is the slowest of a network for what it does: 7×7 of three
+channels runs at half the speed of the others (``benchmarks/results/2026-11-explanations.md``).
 """
 
 from __future__ import annotations
