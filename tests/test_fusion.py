@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from consilience import fusion
 from consilience.convolution import ACTIVATIONS, FusedConv2d, accelerate
 from consilience.fusion import AFTER_ADDITION, can_fuse, fuse_activations
 from consilience.inference import fold_batch_norms
@@ -168,7 +169,8 @@ def followed_differently(self, x):
         (lambda self, x: self.conv(x) + self.other(x[:1]).mean((2, 3), keepdim=True), None),
     ],
 )
-def test_what_follows_is_found_in_the_networks_own_code(forward, joined):
+def test_what_follows_is_found_in_the_networks_own_code(forward, joined, monkeypatch):
+    monkeypatch.setattr(fusion, "TOLERANCE", torch.inf)  # the code alone must tell
     model = Small(forward).eval().requires_grad_(False)
     given = inputs(16, 3)
     with torch.inference_mode():
@@ -176,6 +178,14 @@ def test_what_follows_is_found_in_the_networks_own_code(forward, joined):
         found = fuse_activations(model)
         assert joined is None or found == joined
         torch.testing.assert_close(model(given), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("keep", "joined"), [((), 1), (["conv"], 0), (["identity"], 0), (["relu"], 0), (["other"], 1)]
+)
+def test_nothing_that_is_watched_is_joined(keep, joined):
+    model = Small(lambda self, x: self.relu(self.identity(self.conv(x)))).eval()
+    assert fuse_activations(model, keep) == joined
 
 
 @pytest.mark.parametrize(
