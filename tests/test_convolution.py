@@ -27,7 +27,7 @@ def test_it_convolves_exactly_up_to_float32s_rounding(size, bias):
     exact = copy.deepcopy(direct).double()(inputs.double())
     with torch.inference_mode():
         error, least = ((layer(inputs) - exact).square().mean().sqrt() for layer in (fast, direct))
-    # Five to seven times was seen, ten for one position; it differs with the order in which a BLAS sums.
+    # Five to seven times was seen, ten for one position; it differs with a BLAS's order of sums.
     assert error < 12 * least
 
 

@@ -169,8 +169,7 @@ def followed_differently(self, x):
         (lambda self, x: self.conv(x) + self.other(x[:1]).mean((2, 3), keepdim=True), None),
     ],
 )
-def test_what_follows_is_found_in_the_networks_own_code(forward, joined, monkeypatch):
-    monkeypatch.setattr(fusion, "TOLERANCE", torch.inf)  # the code alone must tell
+def test_what_follows_is_found_in_the_networks_own_code(forward, joined):
     model = Small(forward).eval().requires_grad_(False)
     given = inputs(16, 3)
     with torch.inference_mode():
@@ -178,6 +177,16 @@ def test_what_follows_is_found_in_the_networks_own_code(forward, joined, monkeyp
         found = fuse_activations(model)
         assert joined is None or found == joined
         torch.testing.assert_close(model(given), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("forward", "joined"), [(used_later, 1), (added_to, 0)])
+def test_the_code_alone_tells_what_is_overwritten(forward, joined, monkeypatch):
+    monkeypatch.setattr(fusion, "TOLERANCE", torch.inf)
+    model = Small(forward).eval().requires_grad_(False)
+    with torch.inference_mode():
+        expected = model(inputs())
+        assert fuse_activations(model) == joined
+        torch.testing.assert_close(model(inputs()), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
