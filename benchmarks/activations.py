@@ -17,7 +17,7 @@ from PIL import Image
 from consilience import tables
 from consilience.activations import extract_activations
 from consilience.classifiers import Classifier, build_architecture
-from consilience.images import Transform, encode_png, hash_bytes, read_picture
+from consilience.images import Transform, encode_png, hash_bytes, read_picture, read_pictures
 from consilience.inference import prepare
 
 LAYERS = ("layer1", "layer2", "layer3", "layer4", "fc")
@@ -35,7 +35,8 @@ def make_rows(count: int, encode: Callable[[Image.Image], bytes]) -> list[dict]:
         pixels = (smooth + rng.integers(-8, 9, smooth.shape)).clip(0, 255).astype(np.uint8)
         data = encode(Image.fromarray(pixels))
         image = {"bytes": data, "path": None}
-        rows.append({"name": f"{index}", "sha256": hash_bytes(data), "image": image})
+        row = {"name": f"{index}", "sha256": hash_bytes(data), "image": image, "error": None}
+        rows.append(row)
     return rows
 
 
@@ -58,9 +59,11 @@ def forward(classifier: Classifier, inputs: torch.Tensor, size: int) -> None:
             classifier.model(batch)
 
 
-def extract(classifier: Classifier, rows: list[dict], size: int, path: str) -> None:
+def extract(
+    classifier: Classifier, rows: list[dict], size: int, path: str, threads: int = 1
+) -> None:
     """Record activations as the workflow's step does, the table included."""
-    pictures = ((row["name"], read_picture(row)) for row in rows)
+    pictures = read_pictures(rows, classifier.transform.fit, threads)
     recorded = extract_activations(classifier, pictures, LAYERS, size)
     tables.write_table(recorded, path, tables.ACTIVATIONS)
 
@@ -84,7 +87,7 @@ def dissect_plainly(classifier: Classifier, rows: list[dict], size: int, path: s
     with torch.no_grad():
         for start in range(0, len(rows), size):
             fitted = decode(classifier, rows[start : start + size])
-            classifier.model(classifier.transform.normalize(fitted))
+            classifier.model(classifier.prepare_input(fitted))
     for handle in handles:
         handle.remove()
     for layer, parts in recorded.items():

@@ -61,7 +61,7 @@ def count_passes(classifier: Classifier, layer: str, view: np.ndarray) -> int:
     maps = []
     handle = classifier.layer(layer).register_forward_hook(lambda *args: maps.append(args[2][0]))
     with torch.no_grad():
-        classifier.model(classifier.transform.normalize(view[None]))
+        classifier.model(classifier.prepare_input(view[None]))
     handle.remove()
     empty = is_constant(maps[0])
     return 2 + int(empty.any()) + int((~empty).sum())

@@ -66,10 +66,12 @@ def make_classifier_fn(classifier: Classifier) -> Callable[[np.ndarray], np.ndar
         ]
     )
 
+    device = next(classifier.model.parameters()).device
+
     def predict(pictures: np.ndarray) -> np.ndarray:
-        batch = torch.stack([transform(picture) for picture in pictures])
+        batch = torch.stack([transform(picture) for picture in pictures]).to(device)
         with torch.no_grad():
-            return classifier.model(batch).softmax(1).numpy()
+            return classifier.model(batch).softmax(1).cpu().numpy()
 
     return predict
 

@@ -45,14 +45,12 @@ try:
         configuration.check_files(STUDY)
         files.make_folder(RESULTS)
     # Snakemake grants a rule's `gpu=1` up to this limit, which a profile may have set.
-    workflow.register_resource(
-        "gpu",
-        devices.limit_gpus(
-            STUDY["device"],
-            workflow.global_resources.get("gpu").value,
-            workflow.is_main_process,
-        ),
+    GPUS = devices.limit_gpus(
+        STUDY["device"],
+        workflow.global_resources.get("gpu").value,
+        workflow.is_main_process,
     )
+    workflow.register_resource("gpu", GPUS)
 except ConsilienceError as error:
     raise WorkflowError(f"This study cannot run:\n{error}")
 
@@ -63,6 +61,8 @@ HOW = configuration.HOW
 WORLD = STUDY["world"]
 SEED = STUDY["seed"]
 THREADS = STUDY["compute_threads"]
+# A GPU would wait for pictures that one thread decodes.
+READERS = max(THREADS, 8) if GPUS else THREADS
 BATCHES = range(STUDY["batches"])
 SHARDS = range(STUDY["shards"])
 TRAINING_SHARDS = range(WORLD["training"]["shards"]) if WORLD else []

@@ -16,7 +16,7 @@ rule embed_probe:
         TIMES / "embed_probe-{shard}.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: THREADS
+    threads: READERS
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),
@@ -75,7 +75,7 @@ rule extract_activations:
         TIMES / "extract_activations-{model}-{group}-{shard}.tsv"
     conda:
         "../envs/torch.yaml"
-    threads: THREADS
+    threads: READERS
     resources:
         mem_mb=growing(4000),
         runtime=growing(60),

@@ -283,6 +283,57 @@ def test_decoding_leaves_warnings_as_they_were():
     assert warnings.filters == filters
 
 
+def make_rows(count):
+    """Pictures whose width is their place, every fifth without."""
+    for place in range(1, count + 1):
+        data = encode(make_picture(place, 1), "PNG")
+        error = "gone" if place % 5 == 0 else None
+        yield {"name": str(place), "error": error, "image": {"bytes": data, "path": None}}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_pictures_are_read_ahead_in_their_order(threads):
+    asked = []
+
+    def prepare(picture):
+        asked.append(picture.width)
+        return picture.size
+
+    rows = make_rows(3 * images.AHEAD)
+    read = images.read_pictures(rows, prepare, threads)
+    assert next(read) == ("1", (1, 1))
+    assert len(asked) <= images.AHEAD + 1
+    assert [*read] == [(str(n), (n, 1)) for n in range(2, 3 * images.AHEAD + 1) if n % 5]
+    assert len(asked) == len(set(asked))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_picture_that_does_not_decode_is_named_in_its_turn(threads):
+    rows = list(make_rows(9))
+    rows[5]["image"]["bytes"] = b"no picture"
+    read = images.read_pictures(rows, lambda picture: picture.size, threads)
+    assert [name for name, _ in (next(read) for _ in range(4))] == ["1", "2", "3", "4"]
+    with pytest.raises(ConsilienceError, match=r"^6: does not decode"):
+        next(read)
+
+
+def test_threads_that_decode_leave_warnings_as_they_were(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    rows = [
+        {"name": "p", "error": None, "image": {"bytes": encode(make_picture(15, side), "PNG")}}
+        for side in (1, 2, 3, 4, 5, 6)
+    ] * 50
+    filters = list(warnings.filters)
+    assert len([*images.read_pictures(rows, lambda picture: picture.size, 8)]) == 300
+    assert warnings.filters == filters
+    bombs = [{**row, "image": {"bytes": encode(make_picture(15, 9), "PNG")}} for row in rows]
+    read = images.read_pictures([*rows, *bombs], lambda picture: picture.size, 8)
+    with pytest.raises(ConsilienceError, match="over 100 pixels"):
+        assert len([next(read) for _ in range(301)]) == 300
+    read.close()
+    assert warnings.filters == filters
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (3, 5, 3), (1, 1)])
 def test_png_there_and_back(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)

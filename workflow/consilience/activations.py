@@ -23,7 +23,7 @@ TOKENS = ("class", "mean")
 
 def extract_activations(
     classifier: Classifier,
-    pictures: Iterable[tuple[str, Image.Image]],
+    pictures: Iterable[tuple[str, Image.Image | np.ndarray]],
     layers: Sequence[str],
     batch_size: int,
     pool: str = "mean",
@@ -36,7 +36,8 @@ def extract_activations(
     classifier
         The model, with the transform that belongs to it.
     pictures
-        Names and decoded pictures; each is taken once, ``batch_size`` are held at a time.
+        Names and decoded pictures, or, as uint8 arrays, pictures that the transform has fitted;
+        each is taken once, ``batch_size`` are held at a time.
     layers
         Names of layers, as ``model.named_modules()`` has them.
     batch_size
@@ -71,7 +72,10 @@ def extract_activations(
     waiting = iter(pictures)
     while batch := list(islice(waiting, batch_size)):
         names = [name for name, _ in batch]
-        fitted = [classifier.transform.fit(picture) for _, picture in batch]
+        fitted = [
+            picture if isinstance(picture, np.ndarray) else classifier.transform.fit(picture)
+            for _, picture in batch
+        ]
         if len({pixels.shape for pixels in fitted}) > 1:
             raise ConsilienceError(
                 f"model {classifier.name!r}: pictures {names[0]!r} to {names[-1]!r} have different "

@@ -54,6 +54,7 @@ from .stem import Stem, find_stem, is_worthwhile
 
 with deferring("matplotlib", "sklearn"):
     import pytorch_grad_cam
+    from pytorch_grad_cam.activations_and_gradients import ActivationsAndGradients
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
 log = logging.getLogger(__name__)
@@ -142,6 +143,24 @@ class _Extended:
         self.outputs = None
 
 
+class _Watcher(ActivationsAndGradients):
+    """The library's hooks, which can look away: they copy the layer's output off the device."""
+
+    is_watching = True
+
+    def save_activation(self, module, inputs, output):
+        if self.is_watching:
+            super().save_activation(module, inputs, output)
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        self.is_watching = False
+        try:
+            yield
+        finally:
+            self.is_watching = True
+
+
 class _Perturbing(_Extended):
     """What Score-CAM and Ablation-CAM share: a pass for each channel, whatever the target."""
 
@@ -149,6 +168,10 @@ class _Perturbing(_Extended):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.activations_and_grads.release()
+        self.activations_and_grads = _Watcher(
+            self.model, self.target_layers, self.reshape_transform
+        )
         # Of the last picture: itself, and the logits of its perturbed versions by layer.
         self._last: tuple[torch.Tensor, dict[torch.nn.Module, torch.Tensor]] | None = None
 
@@ -167,10 +190,8 @@ class _Perturbing(_Extended):
         return torch.stack([target(logits) for logits in known[layer]]).numpy()
 
     def _run(self, batch: torch.Tensor) -> torch.Tensor:
-        outputs = self.model(batch)
-        # The library's hooks would keep the layer's output of every perturbed picture.
-        self.activations_and_grads.clear()
-        return outputs
+        with self.activations_and_grads.looking_away():
+            return self.model(batch)
 
     def release(self) -> None:
         self._last = self.given = None
@@ -241,8 +262,8 @@ class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
             is_worthwhile(module, picture, reached) for module in self.model.modules()
         ):
             return None
-        convolution = find_stem(self.model, picture[None])
-        self.activations_and_grads.clear()
+        with self.activations_and_grads.looking_away():
+            convolution = find_stem(self.model, picture[None])
         if not is_worthwhile(convolution, picture, reached):
             return None
         cells = torch.eye(rows * columns).view(rows, columns, rows, columns)
@@ -324,8 +345,8 @@ class AblationCAM(_Perturbing, pytorch_grad_cam.AblationCAM):
         """Record what is called before the layer; nothing where the model cannot be split."""
         if not self.splits.get(layer, True):
             return []
-        before = record_before(self.model, layer, picture)
-        self.activations_and_grads.clear()
+        with self.activations_and_grads.looking_away():
+            before = record_before(self.model, layer, picture)
         if layer not in self.splits:
             # Twice: what is recorded must serve a batch of several.
             strength = output.float().abs().movedim(axis, 0).flatten(1).sum(1)
@@ -378,11 +399,15 @@ def ablate(output: torch.Tensor, channels: torch.Tensor, axis: int = 0) -> torch
         the batch so far less 1e7.
     """
     batch = output.repeat(len(channels), *[1] * output.ndim)
-    lowest = output.min()
-    for row, channel in zip(batch, channels, strict=True):
+    # On the processor: each value depends on the one before.
+    lowest, values = output.min().cpu(), []
+    for _ in channels:
         if lowest != 0:
             lowest = lowest - 1e7
-        row.select(axis, channel)[...] = lowest
+        values.append(lowest)
+    ablated = torch.stack(values).to(output.device).view(-1, *[1] * (output.ndim - 1))
+    rows = torch.arange(len(channels), device=output.device)
+    batch.movedim(axis + 1 if axis >= 0 else axis, 1)[rows, channels.to(output.device)] = ablated
     return batch
 
 

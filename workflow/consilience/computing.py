@@ -57,6 +57,11 @@ def set_threads(step, log: Callable[[str], None]) -> None:
     torch.set_num_threads(min(wanted, threads))
 
 
+def reading_threads(step) -> int:
+    """Return in how many threads a step reads pictures: on a processor PyTorch has them all."""
+    return 1 if step.device == "cpu" else step.threads
+
+
 @contextmanager
 def use_device(
     device: str, granted: int, log: Callable[[str], None], folder: str | Path | None = None
@@ -94,10 +99,7 @@ def use_device(
         if why := _try_device(kind, gpu):
             yield _do_without(device, f"PyTorch cannot use {gpu.identity} ({why})", log)
             return
-        torch.backends.fp32_precision = "ieee"
-        torch.backends.cudnn.benchmark = False
-        torch.set_deterministic_debug_mode("warn")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # we read none
+        set_float32_and_determinism()
         name = torch.cuda.get_device_name() if kind == "cuda" else "this Mac's GPU"
         log(f"computing on {name}, {gpu.identity}")
         try:
@@ -107,6 +109,20 @@ def use_device(
                 f"the memory of {name} does not suffice ({str(error).splitlines()[0]}); lower the "
                 "batch_size that the step uses (cam, lime, faithfulness), or set device: cpu"
             ) from None
+
+
+def set_float32_and_determinism() -> None:
+    """Let float32 be float32 (no TF32), and operations the deterministic ones where there are."""
+    # The first alone leaves TF32 on in cuDNN's convolutions (PyTorch 2.11).
+    for backend in (torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn.conv):
+        backend.fp32_precision = "ieee"
+    torch.backends.cudnn.benchmark = False
+    torch.set_deterministic_debug_mode("warn")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # we read none
+    # Gradients of the fused kernels for attention vary.
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def _try_device(kind: str, gpu: Gpu) -> str | None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from itertools import islice
+from threading import Lock
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,6 +25,8 @@ from .progress import track
 
 if TYPE_CHECKING:
     import torch
+
+Prepared = TypeVar("Prepared")
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Kinds of pictures that are read, by what is in them and not by their suffix. PIL knows more, some
@@ -180,6 +185,35 @@ def batch_of(name: str, batches: int) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % batches
 
 
+class _Quiet:
+    """A block that several threads may be in, without warnings but that of decompression bombs.
+
+    Filters of warnings are the process's: who enters first sets them, who leaves last puts them
+    back.
+    """
+
+    def __init__(self):
+        self.lock, self.inside = Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.inside:
+                self.before = warnings.catch_warnings()
+                self.before.__enter__()
+                warnings.simplefilter("ignore")  # of what PIL makes of a picture, and why
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+            self.inside += 1
+
+    def __exit__(self, *raised) -> None:
+        with self.lock:
+            self.inside -= 1
+            if not self.inside:
+                self.before.__exit__(*raised)
+
+
+_quiet = _Quiet()
+
+
 def _decode(data: bytes, name: str, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     """Decode an encoded picture, or its first frame, upright, in the mode that ``convert`` gives.
 
@@ -187,9 +221,7 @@ def _decode(data: bytes, name: str, convert: Callable[[Image.Image], Image.Image
     """
     name = printable(name)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what it makes of it, and why
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with _quiet:
             picture = Image.open(io.BytesIO(data), formats=FORMATS)
             picture.load()
             return convert(ImageOps.exif_transpose(picture))
@@ -275,6 +307,55 @@ def read_picture(row: Mapping) -> Image.Image:
     if image["bytes"] is not None:
         return decode_image(image["bytes"], row["name"])
     return decode_image(_read_indexed(image["path"], row["sha256"]), row["name"])
+
+
+AHEAD = 64
+"""Pictures that :func:`read_pictures` reads before they are asked for."""
+
+
+def read_pictures(
+    rows: Iterable[Mapping], prepare: Callable[[Image.Image], Prepared], threads: int = 1
+) -> Iterator[tuple[str, Prepared]]:
+    """Decode pictures and prepare each for a model.
+
+    Parameters
+    ----------
+    rows
+        Of the table ``PICTURES``; those with an error are left out.
+    prepare
+        Takes the decoded picture; runs in several threads at a time.
+    threads
+        With more than one, pictures are read ahead: for a device that would wait for them.
+
+    Yields
+    ------
+    tuple
+        Name, and what ``prepare`` made of the picture, in the order of the rows.
+
+    Raises
+    ------
+    ConsilienceError
+        As :func:`read_picture` does, where the picture's turn comes.
+    """
+    good = (row for row in rows if row["error"] is None)
+
+    def read(row: Mapping) -> tuple[str, Prepared]:
+        return row["name"], prepare(read_picture(row))
+
+    if threads < 2:
+        yield from map(read, good)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # here: few steps read ahead
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting = deque(pool.submit(read, row) for row in islice(good, AHEAD))
+        while waiting:
+            done = waiting.popleft().result()
+            waiting.extend(pool.submit(read, row) for row in islice(good, 1))
+            yield done
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _read_indexed(path: str, sha256: str) -> bytes:

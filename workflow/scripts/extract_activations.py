@@ -1,7 +1,7 @@
 """Record a model's activations over one shard of the probe pictures."""
 
 from consilience import activations, classifiers, images, progress, steps, store, tables
-from consilience.computing import computing
+from consilience.computing import computing, reading_threads
 
 with (
     steps.logged(snakemake.log[0]) as log,
@@ -13,10 +13,12 @@ with (
         params.model, *snakemake.input.weights, keep=params.layers, device=device
     )
     rows = tables.read_rows(snakemake.input.pictures, tables.PICTURES)
-    pictures = ((row["name"], images.read_picture(row)) for row in rows if row["error"] is None)
+    pictures = images.read_pictures(
+        progress.track(rows, "pictures"), classifier.transform.fit, reading_threads(snakemake)
+    )
     recorded = activations.extract_activations(
         classifier,
-        progress.track(pictures, "pictures", len(rows)),
+        pictures,
         params.layers,
         batch_size=32,
         pool=params.pool,
