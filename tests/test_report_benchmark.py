@@ -1,12 +1,14 @@
 """The leaderboard, and the page's section on the benchmark."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
 
 from consilience import audit, leaderboard, report, tables, trust
 from consilience.planted import EXPLANATIONS
+from consilience.report_answer import tell_answer
 from consilience.report_base import Content
 from consilience.report_benchmark import tell_benchmark
 
@@ -180,6 +182,20 @@ def test_who_agree_and_are_wrong_is_said_in_words():
     assert {row["condition"] for row in one["matters"]} == {"clean", "decorrelated"}
 
 
+def test_agreement_that_tells_nothing_is_told_from_agreement_that_does():
+    def say(wrong, models):
+        trusted, curves = make_trust(models, wrong)
+        content = make_content(models, trust=trusted, calibration=curves)
+        return tell_benchmark(content)["trust"][0]["findings"][0]
+
+    # Right are 8 of the 20 that agree and all 20 others, wrong are 12 that agree. Of 28 × 12 pairs
+    # 8 × 12 are ties, which count half, and in none is the right one ahead: 48 / 336.
+    assert "with a probability of 0.14, where 0.5 is chance; of other nets" in say(12, ("net-1",))
+    three = say(12, ("net-1", "net-2", "net-3"))
+    assert "0.14, where 0.5 is chance; over training seeds, 0.14 to 0.14." in three
+    assert "probability" not in say(0, ("net-1",))  # where all are right there is nothing to tell
+
+
 def test_too_few_who_agree_say_nothing():
     trusted, curves = make_trust(("net-1",))
     content = make_content(("net-1",), trust=trusted[15:], calibration=curves)
@@ -205,6 +221,14 @@ def test_the_leaderboard_ranks_entrants_over_seeds():
     assert moves[0]["seeds"] == 3
     points = {r["entrant"]: r["value"] for r in rows if r["measure"] == leaderboard.POINTS}
     assert points == {"lime": pytest.approx(28 / 40), "grad-cam": pytest.approx(28 / 40)}
+    # A t interval reaches beyond what a share can be, and is cut.
+    shares = [row for row in rows if row["low"] is not None and row["measure"] != leaderboard.MOVE]
+    assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in shares)
+    high = leaderboard.build_leaderboard(
+        [{"name": name, "family": "nets"} for name in ("net-1", "net-2", "net-3")],
+        dissection_truth=make_judged(("net-1", "net-2", "net-3"), precision=0.9),
+    )
+    assert 1.0 in {row["high"] for row in high}
     metrics = {r["entrant"]: r["value"] for r in rows if r["board"] == "metrics"}
     assert metrics["road (black), score"] == 1 > metrics["average-drop (black), score"]
     assert {row["world"] for row in rows} == {1}
@@ -238,6 +262,32 @@ def make_whole(models=("net-1", "net-2", "net-3")):
         calibration=curves,
         leaderboard=make_board(models),
     )
+
+
+def test_the_short_answer_has_the_findings_and_means_over_nets():
+    models = {"net-1": 0.5, "net-2": 0.6, "net-3": 0.7, "other": 0.25}
+    rows = [
+        {"model": name, "clutter": clutter, "accuracy": value, "pictures": 10, "target": "object"}
+        for name, value in models.items()
+        for clutter in (None, 0, 4)
+    ]
+    content = dataclasses.replace(make_whole(), accuracy=rows)
+    content.study["models"].append({"name": "other", "family": None})
+    told = tell_benchmark(content)
+    answer = tell_answer(content, told)
+    assert answer["models"] == ["nets (3 nets)", "other"]
+    assert answer["learned"][0]["cells"] == [pytest.approx(0.6), 0.25]
+    assert answer["clutter"][0]["rows"][0] == ("nets (3 nets)", [pytest.approx(0.6)] * 2)
+    said = [finding for _, finding in answer["benchmark"]]
+    assert said == [
+        told["audit"][0]["finding"],
+        told["neurons"][0]["finding"],
+        told["contrast"][0]["finding"],
+        told["trust"][0]["findings"][0],
+    ]
+    page = report.render_report(content)
+    assert "are means." in page
+    assert tell_answer(content)["benchmark"] == []
 
 
 def test_the_page_shows_the_benchmark():

@@ -71,8 +71,14 @@ def build_leaderboard(
     )
 
 
-def _entries(board: str, measure: str, found: Mapping, where: str = "{0}") -> Iterator[dict]:
-    """Make rows of estimates by family, entrant and, maybe, more."""
+def _entries(
+    board: str, measure: str, found: Mapping, where: str = "{0}", least: float = 0
+) -> Iterator[dict]:
+    """Make rows of estimates by family, entrant and, maybe, more.
+
+    Measures are shares, or differences of such with ``least=-1``; a t interval knows nothing of
+    that, and is cut to what is possible.
+    """
     for (family, entrant, *rest), estimate in found.items():
         yield {
             "board": board,
@@ -80,8 +86,8 @@ def _entries(board: str, measure: str, found: Mapping, where: str = "{0}") -> It
             "measure": measure,
             "measured_on": where.format(family, *rest),
             "value": estimate.value,
-            "low": estimate.low,
-            "high": estimate.high,
+            "low": None if estimate.low is None else max(estimate.low, least),
+            "high": None if estimate.high is None else min(estimate.high, 1.0),
             "seeds": estimate.seeds,
         }
 
@@ -93,7 +99,7 @@ def _rank_methods(families, moves, trusted, localization, faithfulness) -> Itera
         if row["metric"] == contrast.PRIMARY and not row["causal"]
     ]
     found = replication.gather(primary, families, "move", "method")
-    yield from _entries(METHODS, MOVE, found)
+    yield from _entries(METHODS, MOVE, found, least=-1)
 
     pointing = []
     for row in trusted:
@@ -116,7 +122,7 @@ def _rank_methods(families, moves, trusted, localization, faithfulness) -> Itera
 
     road = [row for row in faithfulness if row["metric"] == "road"]
     found = replication.gather(road, families, "difference", "method")
-    yield from _entries(METHODS, FAITHFUL, found)
+    yield from _entries(METHODS, FAITHFUL, found, least=-1)
 
 
 def _rank_similarities(families, judged) -> Iterator[dict]:

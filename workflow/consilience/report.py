@@ -20,27 +20,22 @@ import markupsafe
 
 from .files import write_atomically
 from .measures import keep_first
+from .report_answer import tell_answer
 from .report_base import (
-    FEWEST,
     METHODS,
     Content,
     count_things,
     describe_measure,
     dissected_names,
-    find_levels,
     format_duration,
     format_fixed,
     format_p,
     format_percent,
-    format_span,
+    group_nets,
     join_words,
     method_label,
-    names_scene,
     order_methods,
     order_models,
-    other_method,
-    pick_levels,
-    published_names,
     slug,
     unique,
 )
@@ -48,21 +43,15 @@ from .report_evidence import (
     AGREEMENT_MEASURES,
     FAITHFULNESS_MEASURES,
     LOCALIZATION_MEASURES,
-    pick_headline,
-    say_relative,
-    say_sanity,
     tell_agreement,
     tell_faithfulness,
     tell_sanity,
     tell_truth,
-    unique_rows,
-    where,
 )
 from .report_explanations import Keep, embed_picture, tell_gallery
 from .report_method import tell_method
-from .report_models import order_layers, summarise_layers, tell_neurons, tell_world
+from .report_models import tell_neurons, tell_world
 from .report_verdicts import (
-    count_verdicts,
     question_label,
     tell_claims,
     tell_correctness,
@@ -176,6 +165,7 @@ def render_report(content: Content, keep: Keep = embed_picture, beside: str | No
     )
     svg = markupsafe.Markup  # only for what `figures` made and escaped, style sheet and script
     study = content.study
+    benchmark = _tell_benchmark(content)
     return environment.get_template("report.html.j2").render(
         style=svg(style),
         style_digest=_digest(style),
@@ -185,7 +175,7 @@ def render_report(content: Content, keep: Keep = embed_picture, beside: str | No
         study=study,
         asked=_ask(content),
         off=[ACTS[act] for act in ACTS if study["acts"].get(act) is False],
-        answer=_answer(content),
+        answer=tell_answer(content, benchmark),
         world=tell_world(content),
         dissect=tell_neurons(content),
         gallery=tell_gallery(every, keep),
@@ -198,7 +188,7 @@ def render_report(content: Content, keep: Keep = embed_picture, beside: str | No
         questions=tell_questions(content),
         correctness=tell_correctness(content),
         claims=tell_claims(content),
-        benchmark=_tell_benchmark(content),
+        benchmark=benchmark,
         skipped=_skipped(every),
         method=tell_method(content),
     )
@@ -213,11 +203,12 @@ def _ask(content: Content) -> str:
     """Say what was asked."""
     questions = []
     if content.neurons:
-        names = join_words(order_models(content, content.neurons))
+        names = join_words(group_nets(content, order_models(content, content.neurons)))
         method = " (CLIP-Dissect)" if dissected_names(content) else ""
         questions.append(f"What does each neuron of {names} stand for{method}?")
     explained = order_models(content, content.predictions)
-    name, possessive = (join_words(explained), "its" if len(explained) == 1 else "their")
+    name = join_words(group_nets(content, explained))
+    possessive = "its" if len(explained) == 1 else "their"
     about = count_things(len({row["picture"] for row in content.predictions}), "picture")
     if content.heatmaps:
         found = order_methods(content, (row["method"] for row in content.heatmaps))
@@ -240,205 +231,6 @@ def _ask(content: Content) -> str:
             parts.append(f"{start} change with its weights and the class")
         questions.append(f"{''.join(parts)}?")
     return " ".join(questions)
-
-
-def _answer(content: Content) -> dict:
-    """The numbers that come first, each straight from a table."""
-    names = [model["name"] for model in content.study["models"]] + published_names(content)
-    models = [
-        name
-        for name in names
-        if any(row["model"] == name for row in (*content.accuracy, *content.neurons))
-    ]
-    summary = summarise_layers(content)
-    ends, clutter = _from_simple_to_cluttered(content)
-    return {
-        "models": models,
-        "learned": _what_was_learned(content, models, summary),
-        "zero_shot": [
-            row for row in content.accuracy if row["model"] not in names and row["clutter"] is None
-        ],
-        "ends": ends,
-        "clutter": clutter,
-        "sentences": _say(content, ends, clutter, summary),
-        "relative": _relative(content),
-        "sanity": [
-            (model, say_sanity([r for r in content.sanity_summary if r["model"] == model]))
-            for model in order_models(content, content.sanity_summary)
-        ],
-        "verdicts": count_verdicts(content.claims),
-        "claims": [
-            {**row, "sign": sign}
-            for verdict, sign, _ in count_verdicts(content.claims)
-            for row in content.claims
-            if row["verdict"] == verdict
-        ],
-    }
-
-
-def _what_was_learned(content: Content, models: list[str], summary: list[dict]) -> list[dict]:
-    """Accuracy, and the words of the last two layers: a row a measure, a cell a model."""
-    rows = []
-    accuracy = {r["model"]: r["accuracy"] for r in content.accuracy if r["clutter"] is None}
-    if accuracy.keys() & set(models):
-        rows.append(_learned("Held-out accuracy", None, [accuracy.get(name) for name in models]))
-    found = {(row["model"], row["layer"]): row for row in summary}
-    for key, label in (("distinct", "Distinct words"), ("absent", "Labelled with absent words")):
-        for layer in order_layers(content)[-2:]:
-            cells = [found.get((name, layer), {}).get(key) for name in models]
-            if any(cell is not None for cell in cells):
-                rows.append(_learned(label, layer, cells, None if key == "absent" else 0))
-    named = {
-        (row["model_a"], row["layer"]): row["value"]
-        for row in content.comparison
-        if row["metric"] == "label_is_class_name"
-    }
-    for layer in unique(layer for _, layer in named):
-        cells = [named.get((name, layer)) for name in models]
-        rows.append(_learned("Neurons named after their class", layer, cells))
-    return rows
-
-
-def _from_simple_to_cluttered(content: Content) -> tuple[list, list[dict]]:
-    """The lowest and the highest clutter level, and groups of rows with a cell each."""
-    names = [model["name"] for model in content.study["models"]]
-    accuracy = [r for r in content.accuracy if r["model"] in names and r["clutter"] is not None]
-    independent = [
-        row
-        for row in content.agreement_summary
-        if row["independent"] and row["metric"] == "spearman"
-    ]
-    # A net that names the scene is not wrong where it looks past the object.
-    truth = [
-        row
-        for row in content.localization_summary
-        if (row["metric"], row["truth"], row["causal"]) == ("iou", "object", False)
-        and not names_scene(content, row["model"])
-        # Only right predictions are held against the object: in clutter they may be one or two.
-        and row["n"] >= FEWEST
-    ]
-    levels = find_levels(independent or truth or accuracy)
-    ends = unique([levels[0], levels[-1]]) if levels else []
-    groups = []
-
-    def add(key, label, percent, rows):
-        if any(cell is not None for _, cells in rows for cell in cells):
-            groups.append({"key": key, "label": label, "percent": percent, "rows": rows})
-
-    def labelled(model, models, method):
-        return method_label(method) if len(models) == 1 else f"{model}, {method_label(method)}"
-
-    add(
-        "accuracy",
-        "Right predictions, held out",
-        True,
-        [
-            (name, pick_levels(accuracy, ends, "accuracy", model=name))
-            for name in order_models(content, accuracy)
-        ],
-    )
-    models = order_models(content, independent)
-    add(
-        "agreement",
-        "LIME against each CAM, median Spearman’s ρ",
-        False,
-        [
-            (
-                labelled(name, models, other),
-                pick_levels(
-                    [r for r in independent if other_method(r) == other], ends, "median", model=name
-                ),
-            )
-            for name in models
-            for other in order_methods(content, map(other_method, independent))
-        ],
-    )
-    models = order_models(content, truth)
-    add(
-        "truth",
-        f"Against the object’s mask, mean IoU of {FEWEST} right predictions or more",
-        False,
-        [
-            (
-                labelled(name, models, method),
-                pick_levels(truth, ends, "mean", model=name, method=method),
-            )
-            for name in models
-            for method in order_methods(content, (row["method"] for row in truth))
-        ],
-    )
-    return ends, groups
-
-
-def _learned(label: str, layer: str | None, cells: list, digits: int | None = None) -> dict:
-    """Make a row of what the models learned; a share where no digits are given."""
-    share = digits is None
-    return {"label": label, "layer": layer, "cells": cells, "percent": share, "digits": digits}
-
-
-def _say(content: Content, ends: list, groups: list[dict], summary: list[dict]) -> list[str]:
-    """Say the short answer in sentences."""
-    said = []
-    rows = {group["key"]: group["rows"] for group in groups}
-
-    def ranges(key: str) -> str:
-        texts = []
-        for index in range(len(ends)):
-            values = [cells[index] for _, cells in rows[key] if cells[index] is not None]
-            if values:
-                where = ("on the simplest pictures", "on the most cluttered")[index]
-                texts.append(format_span(values) + (f" {where}" if len(ends) > 1 else ""))
-        return " and ".join(texts)
-
-    if "agreement" in rows:
-        said.append(
-            f"LIME agrees with the CAMs at a median rank correlation of {ranges('agreement')}; "
-            "unrelated maps score 0, equal ones 1."
-        )
-    if "truth" in rows:
-        chance = [
-            row["chance"]
-            for row in content.localization_summary
-            if (row["metric"], row["truth"], row["causal"]) == ("iou", "object", False)
-            and row["chance"] is not None
-            and row["n"] >= FEWEST
-            and row["clutter"] in ends
-        ]
-        floor = f"; chance is {format_span(chance)}" if chance else ""
-        said.append(
-            "The regions that the explanations point at meet the object with a mean IoU of "
-            f"{ranges('truth')}{floor}."
-        )
-    if summary:
-        last = summary[-1]["layer"]
-        parts = [
-            f"{count_things(row['distinct'], 'word')} for {count_things(row['neurons'], 'neuron')} "
-            f"of {row['model']}"
-            for row in summary
-            if row["layer"] == last
-        ]
-        said.append(f"In the last layer dissected ({last}), there are {join_words(parts)}.")
-    return said
-
-
-def _relative(content: Content) -> list[dict]:
-    """LIME's agreement with the first CAM between its floor and ceiling, at both ends."""
-    found = []
-    models = order_models(content, content.agreement_summary)
-    for model in models:
-        rows = pick_headline(content, model)
-        levels = [row["clutter"] for row in rows]
-        for row in unique_rows(rows[:1] + rows[-1:]):
-            found.append(
-                {
-                    **row,
-                    "model": model if len(models) > 1 else None,
-                    "cam": method_label(other_method(row)),
-                    "where": where(row["clutter"], levels),
-                    "said": say_relative(row),
-                }
-            )
-    return found
 
 
 def _shorten(names: list[str], every: int) -> str:

@@ -232,6 +232,18 @@ def order_models(content: Content, rows: Rows, key: str = "model") -> list[str]:
     return [name for name in order if name in found] + [n for n in found if n not in order]
 
 
+def group_nets(content: Content, models: Iterable[str]) -> dict[str, list[str]]:
+    """Nets of one family under one label; a net that is alone in it under its own name."""
+    families = {model["name"]: model.get("family") for model in content.study["models"]}
+    groups: dict[str, list[str]] = {}
+    for name in models:
+        groups.setdefault(families.get(name) or name, []).append(name)
+    return {
+        f"{family} ({len(names)} nets)" if len(names) > 1 else names[0]: names
+        for family, names in groups.items()
+    }
+
+
 def order_methods(content: Content, found: Iterable[str]) -> list[str]:
     """LIME first, then the CAMs in the study's order."""
     order = ["lime", *content.study.get("cam", {}).get("methods", ())]

@@ -16,6 +16,7 @@ from .report_base import (
     Rows,
     count_things,
     describe_measure,
+    format_fixed,
     format_percent,
     join_words,
     make_legend,
@@ -457,7 +458,7 @@ def _tell_trust(content: Content) -> list[dict]:
                 "scope": replication.say_scope(len(nets)),
                 "matters": _count_matters(rows),
                 "findings": [
-                    _say_trust(rows, cam, len(nets))
+                    _say_trust(rows, cam, _estimate_auroc(curves, cam), len(nets))
                     for cam in order_methods(content, (row["cam"] for row in rows))
                 ],
                 "kinds": [
@@ -497,7 +498,17 @@ def _count_matters(rows: Rows) -> list[dict]:
     return found
 
 
-def _say_trust(rows: Rows, cam: str, nets: int) -> str:
+def _estimate_auroc(curves: Rows, cam: str) -> replication.Estimate:
+    """How well agreement with one CAM tells where both are right, over all conditions."""
+    return replication.estimate(
+        row["auroc"]
+        for row in curves
+        if (row["cam"], row["correct"], row["condition"], row["bin"])
+        == (cam, trust.COUNTERFACTUAL, trust.ALL, None)
+    )
+
+
+def _say_trust(rows: Rows, cam: str, auroc: replication.Estimate, nets: int) -> str:
     """Say of LIME and one CAM how often they are wrong together where they agree."""
     own = [row for row in rows if row["cam"] == cam and row["counterfactual"] is not None]
     agreeing = [
@@ -535,7 +546,17 @@ def _say_trust(rows: Rows, cam: str, nets: int) -> str:
     if len(others) >= FEWEST:
         share = sum(row["counterfactual"] for row in others) / len(others)
         text += f". Where they do not agree, both are right in {format_percent(share, 0)}"
-    return f"{text}. This is said {replication.say_scope(nets)}."
+    text += f" ({replication.say_scope(nets)})"
+    if auroc.value is None:
+        return f"{text}."
+    text += (
+        ". Of two pictures, the one on which they agree more is the one on which both are right "
+        f"with a probability of {format_fixed(auroc.value)}, where 0.5 is chance"
+    )
+    if not auroc.over_seeds:
+        return f"{text}; of other nets nothing is claimed."
+    _, low, high = _bounds(auroc)
+    return f"{text}; over training seeds, {format_fixed(low)} to {format_fixed(high)}."
 
 
 def _draw_curves(
