@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from consilience.replication import estimate, family_of, gather, say_scope
+from consilience.replication import DIFFERENCE, Estimate, estimate, family_of, gather, say_scope
 
 
 def test_the_interval_is_over_nets():
-    found = estimate([0.2, 0.4, 0.6, None])
+    found = estimate([0.2, 0.4, 0.6, None], DIFFERENCE)
     expected = stats.ttest_1samp([0.2, 0.4, 0.6], 0).confidence_interval(0.95)
     assert found.value == pytest.approx(0.4)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.seeds == 3
     assert found.over_seeds
+    # No share is below nothing.
+    assert estimate([0.2, 0.4, 0.6]) == Estimate(found.value, 0, found.high, 3)
+    assert estimate([0.8, 1, 1]).high == 1
 
 
 @pytest.mark.parametrize("values", [[], [None], [0.5], [0.5, 0.7]])

@@ -71,14 +71,8 @@ def build_leaderboard(
     )
 
 
-def _entries(
-    board: str, measure: str, found: Mapping, where: str = "{0}", least: float = 0
-) -> Iterator[dict]:
-    """Make rows of estimates by family, entrant and, maybe, more.
-
-    Measures are shares, or differences of such with ``least=-1``; a t interval knows nothing of
-    that, and is cut to what is possible.
-    """
+def _entries(board: str, measure: str, found: Mapping, where: str = "{0}") -> Iterator[dict]:
+    """Make rows of estimates by family, entrant and, maybe, more."""
     for (family, entrant, *rest), estimate in found.items():
         yield {
             "board": board,
@@ -86,8 +80,8 @@ def _entries(
             "measure": measure,
             "measured_on": where.format(family, *rest),
             "value": estimate.value,
-            "low": None if estimate.low is None else max(estimate.low, least),
-            "high": None if estimate.high is None else min(estimate.high, 1.0),
+            "low": estimate.low,
+            "high": estimate.high,
             "seeds": estimate.seeds,
         }
 
@@ -98,8 +92,8 @@ def _rank_methods(families, moves, trusted, localization, faithfulness) -> Itera
         for row in moves
         if row["metric"] == contrast.PRIMARY and not row["causal"]
     ]
-    found = replication.gather(primary, families, "move", "method")
-    yield from _entries(METHODS, MOVE, found, least=-1)
+    found = replication.gather(primary, families, "move", "method", bounds=replication.DIFFERENCE)
+    yield from _entries(METHODS, MOVE, found)
 
     pointing = []
     for row in trusted:
@@ -121,8 +115,10 @@ def _rank_methods(families, moves, trusted, localization, faithfulness) -> Itera
     yield from _entries(METHODS, FINDS, found)
 
     road = [row for row in faithfulness if row["metric"] == "road"]
-    found = replication.gather(road, families, "difference", "method")
-    yield from _entries(METHODS, FAITHFUL, found, least=-1)
+    found = replication.gather(
+        road, families, "difference", "method", bounds=replication.DIFFERENCE
+    )
+    yield from _entries(METHODS, FAITHFUL, found)
 
 
 def _rank_similarities(families, judged) -> Iterator[dict]:

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
+"""What a share can be, and a difference of two."""
+
 FEWEST = 3
 """Seeds below which no claim is made over them: what is said is said of the nets at hand."""
 
@@ -44,8 +47,12 @@ class Estimate:
         return self.seeds >= FEWEST
 
 
-def estimate(values: Iterable[float | None]) -> Estimate:
-    """Return the mean of one number a net, with its interval; nets without a value are left out."""
+def estimate(values: Iterable[float | None], bounds: tuple[float, float] = SHARE) -> Estimate:
+    """Return the mean of one number a net, with its interval; nets without a value are left out.
+
+    ``bounds`` are the least and the greatest that a number can be: a t interval knows nothing of
+    them, and is cut.
+    """
     known = np.array([value for value in values if value is not None], dtype=np.float64)
     if not len(known):
         return Estimate(None, None, None, 0)
@@ -53,7 +60,8 @@ def estimate(values: Iterable[float | None]) -> Estimate:
     if len(known) < FEWEST:
         return Estimate(mean, None, None, len(known))
     half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
-    return Estimate(mean, float(mean - half), float(mean + half), len(known))
+    low, high = max(mean - half, bounds[0]), min(mean + half, bounds[1])
+    return Estimate(mean, float(low), float(high), len(known))
 
 
 def family_of(models: Iterable[Mapping]) -> dict[str, str]:
@@ -66,6 +74,7 @@ def gather(
     families: Mapping[str, str],
     value: str | Callable[[Mapping], float | None],
     *keys: str,
+    bounds: tuple[float, float] = SHARE,
 ) -> dict[tuple[Hashable, ...], Estimate]:
     """Take rows of several nets together.
 
@@ -79,6 +88,8 @@ def gather(
         The column, or what makes the number of a row; None where it has none.
     keys
         Columns beside the family.
+    bounds
+        As for :func:`estimate`.
 
     Returns
     -------
@@ -90,7 +101,7 @@ def gather(
     for row in rows:
         family = families.get(row["model"], row["model"])
         found[family, *(row[key] for key in keys)][row["model"]].append(take(row))
-    return {key: estimate(_mean(values) for values in nets.values()) for key, nets in found.items()}
+    return {key: estimate(map(_mean, nets.values()), bounds) for key, nets in found.items()}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

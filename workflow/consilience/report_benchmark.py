@@ -5,6 +5,7 @@ Every sentence is worked out from the tables.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -372,7 +373,9 @@ def _tell_contrast(content: Content) -> list[dict]:
         if row["metric"] == contrast.PRIMARY
     ]
     values = {
-        name: replication.gather(rows, families, name, "method", "causal")
+        name: replication.gather(
+            rows, families, name, "method", "causal", bounds=replication.DIFFERENCE
+        )
         for name in ("on_object_net", "on_scene_net", "move")
     }
     found = []
@@ -555,8 +558,8 @@ def _say_trust(rows: Rows, cam: str, auroc: replication.Estimate, nets: int) -> 
     )
     if not auroc.over_seeds:
         return f"{text}; of other nets nothing is claimed."
-    _, low, high = _bounds(auroc)
-    return f"{text}; over training seeds, {format_fixed(low)} to {format_fixed(high)}."
+    span = f"{format_fixed(auroc.low)} to {format_fixed(auroc.high)}"
+    return f"{text}; over training seeds, {span}."
 
 
 def _draw_curves(
@@ -564,14 +567,15 @@ def _draw_curves(
 ) -> dict:
     """Draw the calibration curves of one family and kind: a chart a CAM, a line a condition."""
     rows = [row for row in curves if row["correct"] == kind]
+    columns = dict.fromkeys(("right", "auroc"), replication.SHARE) | {"pictures": (0, math.inf)}
     found = {
         column: {
             key[1:]: estimate
             for key, estimate in replication.gather(
-                rows, families, column, "cam", "condition", "bin"
+                rows, families, column, "cam", "condition", "bin", bounds=bounds
             ).items()
         }
-        for column in ("right", "auroc", "pictures")
+        for column, bounds in columns.items()
     }
     bins = range(len(trust.EDGES) - 1)
     cams = order_methods(content, (row["cam"] for row in rows))
@@ -584,7 +588,7 @@ def _draw_curves(
                         figures.Group(
                             _bin_label(place),
                             (),
-                            *_bounds(found["right"].get((cam, condition, place))),
+                            *_point(found["right"].get((cam, condition, place))),
                         )
                         for place in bins
                     ],
@@ -632,13 +636,9 @@ def _draw_curves(
     }
 
 
-def _bounds(found: replication.Estimate | None) -> tuple[float | None, ...]:
-    """Mean and interval of a point, the interval cut to what a share can be."""
-    if found is None or found.value is None:
-        return None, None, None
-    if found.low is None:
-        return found.value, None, None
-    return found.value, max(found.low, 0.0), min(found.high, 1.0)
+def _point(found: replication.Estimate | None) -> tuple[float | None, ...]:
+    """Mean and interval of a point, for :class:`figures.Group`."""
+    return (None, None, None) if found is None else (found.value, found.low, found.high)
 
 
 def _bin_label(place: int) -> str:
