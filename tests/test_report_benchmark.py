@@ -175,7 +175,12 @@ def test_who_agree_and_are_wrong_is_said_in_words():
     (said,) = one["findings"]
     assert "LIME and Grad-CAM agree on 20 of 40 pictures" in said
     assert "both are right in 40" in said
-    assert "they agree and are wrong: 12 times both point at the object while the scene" in said
+    assert (
+        "they agree and are wrong: 12 times both point at the object, and the scene decides" in said
+    )
+    trusted, curves = make_trust(("net-1",), wrong=1)
+    (one,) = tell_benchmark(make_content(("net-1",), trust=trusted, calibration=curves))["trust"]
+    assert "wrong: once both point at the object" in one["findings"][0]
     trusted, curves = make_trust(("net-1",), wrong=0)
     (one,) = tell_benchmark(make_content(("net-1",), trust=trusted, calibration=curves))["trust"]
     assert "never wrong together" in one["findings"][0]

@@ -534,11 +534,10 @@ def _say_trust(rows: Rows, cam: str, auroc: replication.Estimate, nets: int) -> 
         at_object = sum(row["matters"] == trust.SCENE for row in wrong)
         parts = []
         if at_object:
-            parts.append(f"{at_object} times both point at the object while the scene decides")
+            parts.append(f"{_say_times(at_object)} both point at the object, and the scene decides")
         if at_object < len(wrong):
-            parts.append(
-                f"{len(wrong) - at_object} times both point at the scene while the object decides"
-            )
+            at_scene = len(wrong) - at_object
+            parts.append(f"{_say_times(at_scene)} both point at the scene, and the object decides")
         text += (
             f", and in {format_percent(len(wrong) / len(agreeing), 0)} they agree and are wrong: "
             f"{join_words(parts)}"
@@ -560,6 +559,10 @@ def _say_trust(rows: Rows, cam: str, auroc: replication.Estimate, nets: int) -> 
         return f"{text}; of other nets nothing is claimed."
     span = f"{format_fixed(auroc.low)} to {format_fixed(auroc.high)}"
     return f"{text}; over training seeds, {span}."
+
+
+def _say_times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
 
 
 def _draw_curves(
