@@ -18,8 +18,7 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import activations
 import cam
@@ -37,30 +36,16 @@ from consilience.inference import prepare
 from consilience.lime_image import explain_lime
 
 
-@contextlib.contextmanager
-def as_pytorch_is() -> Iterator[None]:
-    """Set what the workflow sets back to what PyTorch begins with."""
-    torch.backends.fp32_precision = "none"
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "tf32"
-    torch.set_deterministic_debug_mode("default")
-    torch.backends.cuda.enable_flash_sdp(True)
-    torch.backends.cuda.enable_mem_efficient_sdp(True)
-    try:
-        yield
-    finally:
-        computing.set_float32_and_determinism()
-
-
-def measure(work: Callable[[], object]) -> tuple[float, float, object]:
+def measure(name: str, work: Callable[[], object]) -> tuple[float, float, object]:
     """Return seconds, the most memory held in MiB, and what was found."""
+    settings = contextlib.nullcontext() if name == "library" else computing.exact()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
-    with contextlib.redirect_stderr(open(os.devnull, "w")):  # the libraries' progress bars
+    with settings, open(os.devnull, "w") as bars, contextlib.redirect_stderr(bars):
+        began = time.perf_counter()
         found = work()
-    torch.cuda.synchronize()
-    seconds = time.perf_counter() - began
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - began
     return seconds, torch.cuda.max_memory_allocated() / 2**20, found
 
 
@@ -68,11 +53,11 @@ def compare(title: str, works: dict[str, Callable[[], object]], rounds: int) -> 
     """Print medians of each, as many times ours, and return what each found last."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     found = {}
-    for work in works.values():
-        work()  # algorithms are chosen, kernels are loaded
+    for name, work in works.items():
+        measure(name, work)  # algorithms are chosen, kernels are loaded
     for _ in range(rounds):
         for name, work in works.items():
-            *figures, found[name] = measure(work)
+            *figures, found[name] = measure(name, work)
             times[name].append(figures)
     seconds = {name: statistics.median(s for s, _ in column) for name, column in times.items()}
     print(title)
@@ -101,16 +86,6 @@ def on_gpu(classifier: Classifier, precision: str | None, keep=()) -> Classifier
     return copied
 
 
-def default(work: Callable[[], object]) -> Callable[[], object]:
-    """Do it as PyTorch is when nobody sets anything."""
-
-    def run():
-        with as_pytorch_is():
-            return work()
-
-    return run
-
-
 def compare_cams(architecture: str, arguments: argparse.Namespace) -> None:
     """Print what each method takes."""
     layer, batch = cam.LAYERS[architecture], arguments.batch
@@ -130,7 +105,7 @@ def compare_cams(architecture: str, arguments: argparse.Namespace) -> None:
             return explain_cam(who, method, layer, [view], [target], batch)[0]["heatmap"]
 
         works = {
-            "library": default(ask_library),
+            "library": ask_library,
             "library, our settings": ask_library,
             "ours": lambda ask=ask: ask(ours),
             "ours in bfloat16": lambda ask=ask: ask(fast),
@@ -156,7 +131,7 @@ def compare_limes(architecture: str, arguments: argparse.Namespace) -> None:
         return lime_image.ask_library(classifier_fn, view, target, samples, batch)
 
     works = {
-        "library": default(ask_library),
+        "library": ask_library,
         "library, our settings": ask_library,
         "ours": lambda: explain_lime(ours, view, [target], params)[0],
         "ours in bfloat16": lambda: explain_lime(fast, view, [target], params)[0],
@@ -178,9 +153,7 @@ def compare_recording(architecture: str, arguments: argparse.Namespace) -> None:
     inputs = ours.prepare_input(make_views(1, side).repeat(batch, 0))
     with tempfile.TemporaryDirectory() as folder:
         works = {
-            "library": default(
-                lambda: activations.dissect_plainly(plain, rows, batch, f"{folder}/plain")
-            ),
+            "library": lambda: activations.dissect_plainly(plain, rows, batch, f"{folder}/plain"),
             "ours": lambda: activations.extract(ours, rows, batch, f"{folder}/o.parquet", 8),
             "ours, one thread": lambda: activations.extract(
                 ours, rows, batch, f"{folder}/o.parquet"
@@ -202,19 +175,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000, help="LIME's perturbed pictures")
     parser.add_argument("--pictures", type=int, default=512, help="whose activations are recorded")
     arguments = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as locks,
-        computing.use_device("cuda", 1, print, Path(locks)),
-    ):
-        print(
-            f"{torch.cuda.get_device_name()}, Python {platform.python_version()}, torch "
-            f"{torch.__version__}; side {arguments.side}; medians of {arguments.rounds} rounds"
-        )
-        for architecture in arguments.networks:
-            compare_cams(architecture, arguments)
-            compare_limes(architecture, arguments)
-            if architecture == "resnet50":
-                compare_recording(architecture, arguments)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as use_device sets it
+    if not torch.cuda.is_available():
+        raise SystemExit(f"PyTorch {torch.__version__} can use no GPU of NVIDIA's here")
+    print(
+        f"{torch.cuda.get_device_name()}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}; side {arguments.side}; medians of {arguments.rounds} rounds"
+    )
+    for architecture in arguments.networks:
+        compare_cams(architecture, arguments)
+        compare_limes(architecture, arguments)
+        if architecture == "resnet50":
+            compare_recording(architecture, arguments)
 
 
 if __name__ == "__main__":

@@ -432,6 +432,20 @@ def test_score_cam_asks_once_for_all_channels_of_empty_mask(net, views, constant
         assert seen == [1, 1, 1, 4]
 
 
+def test_score_cam_of_a_map_of_one_cell(views):
+    """No channel varies: every mask is empty, and all weigh the same."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 5, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    classifier = wrap(nn.Sequential(*model, nn.Linear(6, CLASSES)))
+    target = classifiers_choice(classifier, views[:1])
+    (row,) = cam.explain_cam(classifier, "score-cam", "2", views[:1], target)
+    expected = ask_library(classifier, "score-cam", "2", views[0], target[0])
+    np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
+    assert row["status"] == "constant"
+
+
 class Fixed(nn.Module):
     """Sets the first three channels to a constant."""
 
@@ -485,6 +499,23 @@ def test_ablation_where_activations_can_be_negative(views, batch_size, caplog):
     assert "minimum less 1e7, not to zero (1 times in 1 maps)" in caplog.text
     expected = ask_library(classifier, "ablation-cam", "0", views[0], target[0], batch_size)
     np.testing.assert_allclose(image_of(row), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["score-cam", "ablation-cam"])
+def test_perturbed_passes_leave_nothing_with_the_librarys_hooks(net, views, method, monkeypatch):
+    """Its hooks copy the layer's output off the device, which costs more than the passes."""
+    copied = []
+    monkeypatch.setattr(
+        pytorch_grad_cam.activations_and_gradients.ActivationsAndGradients,
+        "save_activation",
+        lambda self, module, inputs, output: (
+            copied.append(len(output)) or self.activations.append(output.detach())
+        ),
+    )
+    passes = count_pictures(net.model.block1)
+    cam.explain_cam(net, method, "block1", views[:2], [0, 0], 4)
+    assert copied == [1, 1]
+    assert sum(passes) > 4
 
 
 def test_ablation_cam_within_a_residual_block(net, views):

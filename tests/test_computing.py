@@ -32,9 +32,6 @@ def as_before(monkeypatch):
         monkeypatch.delenv(name)
     yield
     torch.set_num_threads(threads)
-    torch.set_deterministic_debug_mode("default")
-    torch.backends.fp32_precision = "none"
-    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 def test_threads_are_the_studys(monkeypatch):
@@ -80,16 +77,26 @@ def usable(monkeypatch):
 
 
 def test_a_step_sees_its_own_gpu_alone_and_float32_means_float32(usable, tmp_path):
-    said = []
+    said, convolutions = [], torch.backends.cudnn.conv.fp32_precision
     with computing.use_device("auto", 1, said.append, tmp_path) as device:
         assert device == "cuda"
         assert os.environ["CUDA_VISIBLE_DEVICES"] == A[:8]
         assert torch.backends.cudnn.conv.fp32_precision == "ieee"
         assert torch.backends.cuda.matmul.fp32_precision == "ieee"
         assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cuda.mem_efficient_sdp_enabled()
         assert devices.try_lock(tmp_path / f"{A}.lock") is None
     assert devices.try_lock(tmp_path / f"{A}.lock") is not None
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.backends.cuda.mem_efficient_sdp_enabled()
+    assert torch.backends.cudnn.conv.fp32_precision == convolutions
     assert said == [f"computing on Testing X, {A}"]
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cpu", 1), ("cuda", 8), ("mps", 8)])
+def test_pictures_are_read_in_threads_for_a_device_that_would_wait(device, expected):
+    step = SimpleNamespace(device=device, threads=8)
+    assert computing.reading_threads(step) == expected
 
 
 def test_too_little_memory_is_said_as_it_is(usable, tmp_path):

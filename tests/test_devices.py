@@ -160,6 +160,18 @@ def test_steps_that_compute_on_a_device_ask_for_one_gpu_and_no_others():
     assert len(asked) > 10
 
 
+def test_steps_that_read_in_threads_get_them_where_there_are_gpus():
+    given, reading = set(), set()
+    for path in sorted((REPOSITORY / "rules").glob("*.smk")):
+        for block in re.split(r"\n(?=(?:use )?rule \w)", path.read_text()):
+            if "\n    threads: READERS\n" in block:
+                given |= {re.search(r"workflow/scripts/(\w+\.py)\"", block)[1]}
+    for path in (REPOSITORY / "workflow/scripts").glob("*.py"):
+        if "reading_threads(snakemake)" in path.read_text():
+            reading.add(path.name)
+    assert given == reading == {"embed_probe.py", "extract_activations.py"}
+
+
 def test_counting_needs_no_torch():
     command = "import sys; from consilience import devices; devices.count_gpus('auto'); "
     command += "sys.exit('torch' in sys.modules)"

@@ -30,11 +30,6 @@ def gpu(tmp_path_factory):
         with computing.use_device("cuda", 1, said.append, tmp_path_factory.mktemp("locks")) as name:
             yield name
     assert said[0].startswith("computing on ")
-    torch.set_deterministic_debug_mode("default")
-    torch.backends.fp32_precision = "none"
-    torch.backends.cuda.enable_flash_sdp(True)
-    torch.backends.cuda.enable_mem_efficient_sdp(True)
-    torch.backends.cuda.enable_cudnn_sdp(True)
 
 
 @pytest.mark.parametrize("name", ACTS)

@@ -239,7 +239,10 @@ class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
         # Written to again and again: taking memory costs more than masking.
         masked = picture.new_empty(self.batch_size, *picture.shape)
         stem = self._make_stem(picture, maps[~empty])
-        for channels in track((~empty).nonzero().flatten().split(self.batch_size), "passes"):
+        asked = (~empty).nonzero().flatten()
+        # Nothing, split, is one part that is empty.
+        parts = asked.split(self.batch_size) if len(asked) else ()
+        for channels in track(parts, "passes"):
             masks, shares = _scale(upsample(maps[channels][None])[0], maps[channels])
             if stem is not None:
                 outputs = self._run_mixtures(stem, picture, shares)

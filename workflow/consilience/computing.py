@@ -99,11 +99,11 @@ def use_device(
         if why := _try_device(kind, gpu):
             yield _do_without(device, f"PyTorch cannot use {gpu.identity} ({why})", log)
             return
-        set_float32_and_determinism()
         name = torch.cuda.get_device_name() if kind == "cuda" else "this Mac's GPU"
         log(f"computing on {name}, {gpu.identity}")
         try:
-            yield kind
+            with exact():
+                yield kind
         except torch.OutOfMemoryError as error:
             raise ConsilienceError(
                 f"the memory of {name} does not suffice ({str(error).splitlines()[0]}); lower the "
@@ -111,18 +111,41 @@ def use_device(
             ) from None
 
 
-def set_float32_and_determinism() -> None:
-    """Let float32 be float32 (no TF32), and operations the deterministic ones where there are."""
+@contextmanager
+def exact() -> Iterator[None]:
+    """Let float32 be float32 (no TF32) and operations the deterministic ones where there are such.
+
+    What PyTorch was set to is put back at the end.
+    """
     # The first alone leaves TF32 on in cuDNN's convolutions (PyTorch 2.11).
-    for backend in (torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn.conv):
-        backend.fp32_precision = "ieee"
-    torch.backends.cudnn.benchmark = False
-    torch.set_deterministic_debug_mode("warn")
-    torch.utils.deterministic.fill_uninitialized_memory = False  # we read none
+    precisions = torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    cuda, memory = torch.backends.cuda, torch.utils.deterministic
+    before = [backend.fp32_precision for backend in precisions]
+    benchmark, filled = torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory
+    mode = torch.get_deterministic_debug_mode()
     # Gradients of the fused kernels for attention vary.
-    torch.backends.cuda.enable_flash_sdp(False)
-    torch.backends.cuda.enable_mem_efficient_sdp(False)
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    attention = [
+        (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
+        (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled()),
+        (cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled()),
+    ]
+    try:
+        for backend in precisions:
+            backend.fp32_precision = "ieee"
+        torch.backends.cudnn.benchmark = False
+        torch.set_deterministic_debug_mode("warn")
+        memory.fill_uninitialized_memory = False  # we read none
+        for enable, _ in attention:
+            enable(False)
+        yield
+    finally:
+        for backend, precision in zip(precisions, before, strict=True):
+            backend.fp32_precision = precision
+        torch.backends.cudnn.benchmark = benchmark
+        torch.set_deterministic_debug_mode(mode)
+        memory.fill_uninitialized_memory = filled
+        for enable, enabled in attention:
+            enable(enabled)
 
 
 def _try_device(kind: str, gpu: Gpu) -> str | None:
