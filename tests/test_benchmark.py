@@ -158,15 +158,15 @@ def test_the_audit_runs_and_is_ranked(tmp_path):
     assert "Which metrics rank explanations rightly" in page
 
 
-@pytest.mark.slow
-@pytest.mark.soak
-def test_the_whole_benchmark_runs_in_miniature(tmp_path):
+def make_whole(bases):
+    """The miniature study with all that the benchmark has."""
     study = read_yaml(REPOSITORY / "tests/study.yaml")
     net, scenes = study["models"]
     stages = net["train"]["stages"]
-    few = {"pictures": [{"world": {"bases": 4, "clutter": [0, 4], "scenes": ["partner", "other"]}}]}
-    study |= few | {
-        "acts": {"faithfulness": False, "sanity": False},
+    pictures = {"bases": bases, "clutter": [0, 4], "scenes": ["partner", "other"]}
+    return study | {
+        "pictures": [{"world": pictures}],
+        "dissection": study["dissection"] | {"wpmi": {"a": "absent-words"}},
         "batches": 1,
         "cam": {"methods": ["grad-cam", "eigen-cam"]},
         "models": [
@@ -186,7 +186,12 @@ def test_the_whole_benchmark_runs_in_miniature(tmp_path):
             "trust": True,
         },
     }
-    run(tmp_path, study)
+
+
+@pytest.mark.slow
+@pytest.mark.soak
+def test_the_whole_benchmark_runs_in_miniature(tmp_path):
+    run(tmp_path, make_whole(4) | {"acts": {"faithfulness": False, "sanity": False}})
     judged = results(tmp_path, "dissection_truth", tables.DISSECTION_TRUTH)
     assert {row["group"] for row in judged} == {"neurons", "single", "or", "random"}
     assert {row["similarity"] for row in judged} == {
