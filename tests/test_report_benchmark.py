@@ -224,16 +224,15 @@ def test_the_leaderboard_ranks_entrants_over_seeds():
     assert moves[0]["value"] == pytest.approx(0.31)
     assert moves[0]["low"] < 0.31 < moves[0]["high"]
     assert moves[0]["seeds"] == 3
+    assert moves[1]["low"] < 0 < moves[1]["value"]  # a difference can be below nothing
     points = {r["entrant"]: r["value"] for r in rows if r["measure"] == leaderboard.POINTS}
     assert points == {"lime": pytest.approx(28 / 40), "grad-cam": pytest.approx(28 / 40)}
     # A t interval reaches beyond what a share can be, and is cut.
     shares = [row for row in rows if row["low"] is not None and row["measure"] != leaderboard.MOVE]
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in shares)
-    high = leaderboard.build_leaderboard(
-        [{"name": name, "family": "nets"} for name in ("net-1", "net-2", "net-3")],
-        dissection_truth=make_judged(("net-1", "net-2", "net-3"), precision=0.9),
-    )
-    assert 1.0 in {row["high"] for row in high}
+    judged = make_judged(("net-1", "net-2", "net-3"), precision=0.9)
+    families = [{"name": row["model"], "family": "nets"} for row in judged]
+    assert 1.0 in {row["high"] for row in leaderboard.build_leaderboard(families, (), judged)}
     metrics = {r["entrant"]: r["value"] for r in rows if r["board"] == "metrics"}
     assert metrics["road (black), score"] == 1 > metrics["average-drop (black), score"]
     assert {row["world"] for row in rows} == {1}

@@ -261,8 +261,10 @@ class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
         rows, columns = maps.shape[1:]
         # Cells of two or three rows of a mask reach a row of the output.
         reached = 3 * columns
-        if self.is_linear is False or not any(
-            is_worthwhile(module, picture, reached) for module in self.model.modules()
+        if (
+            self.is_linear is False
+            or not len(maps)
+            or not any(is_worthwhile(module, picture, reached) for module in self.model.modules())
         ):
             return None
         with self.activations_and_grads.looking_away():
@@ -273,7 +275,7 @@ class ScoreCAM(_Perturbing, pytorch_grad_cam.ScoreCAM):
         upsample = torch.nn.UpsamplingBilinear2d(size=picture.shape[1:])
         # What are channels of one picture here are the cells of one row.
         stem = Stem(convolution, (picture * upsample(row[None])[0, :, None] for row in cells))
-        if self.is_linear is None and len(maps):
+        if self.is_linear is None:
             masks, shares = _scale(upsample(maps[None, :2])[0], maps[:2])
             expected = self._run(picture * masks[:, None])
             self.is_linear = agrees(self._run_mixtures(stem, picture, shares), expected)

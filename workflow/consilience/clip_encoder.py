@@ -101,15 +101,15 @@ class ClipEncoder:
         self.preprocess, self.device = preprocess, device
 
     def embed_pictures(
-        self, pictures: Iterable[Image.Image | np.ndarray | torch.Tensor], batch: int = 64
+        self, pictures: Iterable[Image.Image | np.ndarray], batch: int = 64
     ) -> np.ndarray:
         """Embed pictures with the model's own preprocessing.
 
         Parameters
         ----------
         pictures
-            PIL pictures, or uint8 arrays of shape (height, width, 3), of any sizes; or what
-            :meth:`preprocess_picture` made of them. Each is let go of once it is preprocessed.
+            PIL pictures, or uint8 arrays of shape (height, width, 3), of any sizes. Each is let go
+            of once it is preprocessed.
         batch
             Pictures a forward pass.
 
@@ -123,16 +123,18 @@ class ClipEncoder:
         ConsilienceError
             If an embedding is not finite or zero.
         """
-        parts, waiting = [], iter(pictures)
-        while some := [self.preprocess_picture(picture) for picture in islice(waiting, batch)]:
+        return self.embed_inputs(map(self.preprocess_picture, pictures), batch)
+
+    def embed_inputs(self, inputs: Iterable[torch.Tensor], batch: int = 64) -> np.ndarray:
+        """Embed pictures as :meth:`preprocess_picture` gives them: see :meth:`embed_pictures`."""
+        parts, waiting = [], iter(inputs)
+        while some := list(islice(waiting, batch)):
             with torch.inference_mode():
                 parts.append(self.model.encode_image(torch.stack(some).to(self.device)))
         return _unit(torch.cat(parts) if parts else self._nothing(), "picture")
 
-    def preprocess_picture(self, picture: Image.Image | np.ndarray | torch.Tensor) -> torch.Tensor:
+    def preprocess_picture(self, picture: Image.Image | np.ndarray) -> torch.Tensor:
         """Return a picture as :attr:`model` takes it, float32, shape (3, side, side)."""
-        if isinstance(picture, torch.Tensor):
-            return picture
         if not isinstance(picture, Image.Image):
             picture = Image.fromarray(picture)
         picture = picture.convert("RGB")

@@ -117,35 +117,28 @@ def exact() -> Iterator[None]:
 
     What PyTorch was set to is put back at the end.
     """
+    from torch.nn.attention import SDPBackend, sdpa_kernel  # here: most steps use no GPU
+
     # The first alone leaves TF32 on in cuDNN's convolutions (PyTorch 2.11).
     precisions = torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn.conv
-    cuda, memory = torch.backends.cuda, torch.utils.deterministic
+    memory = torch.utils.deterministic
     before = [backend.fp32_precision for backend in precisions]
     benchmark, filled = torch.backends.cudnn.benchmark, memory.fill_uninitialized_memory
     mode = torch.get_deterministic_debug_mode()
-    # Gradients of the fused kernels for attention vary.
-    attention = [
-        (cuda.enable_flash_sdp, cuda.flash_sdp_enabled()),
-        (cuda.enable_mem_efficient_sdp, cuda.mem_efficient_sdp_enabled()),
-        (cuda.enable_cudnn_sdp, cuda.cudnn_sdp_enabled()),
-    ]
     try:
         for backend in precisions:
             backend.fp32_precision = "ieee"
         torch.backends.cudnn.benchmark = False
         torch.set_deterministic_debug_mode("warn")
         memory.fill_uninitialized_memory = False  # we read none
-        for enable, _ in attention:
-            enable(False)
-        yield
+        with sdpa_kernel(SDPBackend.MATH):  # gradients of the fused kernels for attention vary
+            yield
     finally:
         for backend, precision in zip(precisions, before, strict=True):
             backend.fp32_precision = precision
         torch.backends.cudnn.benchmark = benchmark
         torch.set_deterministic_debug_mode(mode)
         memory.fill_uninitialized_memory = filled
-        for enable, enabled in attention:
-            enable(enabled)
 
 
 def _try_device(kind: str, gpu: Gpu) -> str | None:

@@ -9,11 +9,10 @@ it is wide; that is what three seeds can say.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 SHARE, DIFFERENCE = (0.0, 1.0), (-1.0, 1.0)
 """What a share can be, and a difference of two."""
@@ -56,12 +55,14 @@ def estimate(values: Iterable[float | None], bounds: tuple[float, float] = SHARE
     known = np.array([value for value in values if value is not None], dtype=np.float64)
     if not len(known):
         return Estimate(None, None, None, 0)
-    mean = float(known.mean())
+    value = float(known.mean())
     if len(known) < FEWEST:
-        return Estimate(mean, None, None, len(known))
+        return Estimate(value, None, None, len(known))
+    from scipy import stats  # here: who takes means alone does without
+
     half = stats.t.ppf(0.975, len(known) - 1) * known.std(ddof=1) / np.sqrt(len(known))
-    low, high = max(mean - half, bounds[0]), min(mean + half, bounds[1])
-    return Estimate(mean, float(low), float(high), len(known))
+    low, high = max(value - half, bounds[0]), min(value + half, bounds[1])
+    return Estimate(value, float(low), float(high), len(known))
 
 
 def family_of(models: Iterable[Mapping]) -> dict[str, str]:
@@ -101,10 +102,11 @@ def gather(
     for row in rows:
         family = families.get(row["model"], row["model"])
         found[family, *(row[key] for key in keys)][row["model"]].append(take(row))
-    return {key: estimate(map(_mean, nets.values()), bounds) for key, nets in found.items()}
+    return {key: estimate(map(mean, nets.values()), bounds) for key, nets in found.items()}
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Return the mean of what is known; None where nothing is."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+from .replication import mean
 from .report_base import (
     FEWEST,
     Content,
@@ -43,7 +44,7 @@ def tell_answer(content: Content, benchmark: Mapping | None = None) -> dict:
     ends, clutter = _from_simple_to_cluttered(content)
     return {
         "models": list(nets),
-        "several": any(len(names) > 1 for names in nets.values()),
+        "several": any(len(own) > 1 for own in group_nets(content, names).values()),
         "learned": _what_was_learned(content, nets, summary),
         "zero_shot": [
             row for row in content.accuracy if row["model"] not in names and row["clutter"] is None
@@ -51,7 +52,7 @@ def tell_answer(content: Content, benchmark: Mapping | None = None) -> dict:
         "ends": ends,
         "clutter": clutter,
         "sentences": _say(content, ends, clutter, summary),
-        "benchmark": _find_findings(benchmark),
+        "benchmark": _pick_findings(benchmark),
         "relative": _relative(content),
         "sanity": [
             (model, say_sanity([r for r in content.sanity_summary if r["model"] == model]))
@@ -70,11 +71,6 @@ def tell_answer(content: Content, benchmark: Mapping | None = None) -> dict:
 Nets = Mapping[str, Sequence[str]]
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
 def _average_layers(summary: list[dict], nets: Nets) -> list[dict]:
     """By layer and group of nets, the means of what is counted a net."""
     found = []
@@ -82,12 +78,12 @@ def _average_layers(summary: list[dict], nets: Nets) -> list[dict]:
         for label, names in nets.items():
             rows = [row for row in summary if row["layer"] == layer and row["model"] in names]
             if rows:
-                means = {key: _mean(row[key] for row in rows) for key in ("distinct", "absent")}
+                means = {key: mean(row[key] for row in rows) for key in ("distinct", "absent")}
                 found.append({**rows[0], **means, "model": label, "several": len(rows) > 1})
     return found
 
 
-def _find_findings(benchmark: Mapping | None) -> list[tuple[str | None, str]]:
+def _pick_findings(benchmark: Mapping | None) -> list[tuple[str | None, str]]:
     """What the benchmark found, each with the nets that it is said of where there are several."""
     if benchmark is None:
         return []
@@ -104,7 +100,7 @@ def _what_was_learned(content: Content, nets: Nets, summary: list[dict]) -> list
     """Accuracy, and the words of the last two layers: a row a measure, a cell a group of nets."""
     rows = []
     accuracy = {r["model"]: r["accuracy"] for r in content.accuracy if r["clutter"] is None}
-    cells = [_mean(accuracy.get(name) for name in names) for names in nets.values()]
+    cells = [mean(accuracy.get(name) for name in names) for names in nets.values()]
     if any(cell is not None for cell in cells):
         rows.append(_learned("Held-out accuracy", None, cells))
     found = {(row["model"], row["layer"]): row for row in summary}
@@ -121,7 +117,7 @@ def _what_was_learned(content: Content, nets: Nets, summary: list[dict]) -> list
         if row["metric"] == "label_is_class_name"
     }
     for layer in unique(layer for _, layer in named):
-        cells = [_mean(named.get((name, layer)) for name in names) for names in nets.values()]
+        cells = [mean(named.get((name, layer)) for name in names) for names in nets.values()]
         rows.append(_learned("Neurons named after their class", layer, cells))
     return rows
 
@@ -157,7 +153,7 @@ def _from_simple_to_cluttered(content: Content) -> tuple[list, list[dict]]:
 
     def average(names, rows, key, **where):
         levels = [pick_levels(rows, ends, key, model=name, **where) for name in names]
-        return [_mean(values) for values in zip(*levels, strict=True)]
+        return [mean(values) for values in zip(*levels, strict=True)]
 
     add(
         "accuracy",
@@ -277,8 +273,8 @@ def _average(rows: Sequence[Mapping]) -> dict:
     """Of several nets, means; of the share of the way those that have one."""
     known = [row["relative"] for row in rows if row["relative"] is not None]
     return {
-        "mean": _mean(row["mean"] for row in rows),
-        "relative": _mean(known),
+        "mean": mean(row["mean"] for row in rows),
+        "relative": mean(known),
         "relative_low": None,
         "relative_high": None,
         "said": f"no value between floor and ceiling in any of {len(rows)} nets",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from . import figures
+from .replication import family_of
 
 Rows = Sequence[Mapping]
 
@@ -234,10 +235,10 @@ def order_models(content: Content, rows: Rows, key: str = "model") -> list[str]:
 
 def group_nets(content: Content, models: Iterable[str]) -> dict[str, list[str]]:
     """Nets of one family under one label; a net that is alone in it under its own name."""
-    families = {model["name"]: model.get("family") for model in content.study["models"]}
+    families = family_of(content.study["models"])
     groups: dict[str, list[str]] = {}
     for name in models:
-        groups.setdefault(families.get(name) or name, []).append(name)
+        groups.setdefault(families.get(name, name), []).append(name)
     return {
         f"{family} ({len(names)} nets)" if len(names) > 1 else names[0]: names
         for family, names in groups.items()

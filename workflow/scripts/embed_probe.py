@@ -15,7 +15,7 @@ with (
     pictures = images.read_pictures(
         progress.track(rows, "pictures"), encoder.preprocess_picture, reading_threads(snakemake)
     )
-    vectors = encoder.embed_pictures(picture for _, picture in pictures)
+    vectors = encoder.embed_inputs(picture for _, picture in pictures)
     embeddings = [
         {"key": row["name"], "values": vector} for row, vector in zip(rows, vectors, strict=True)
     ]
