@@ -15,6 +15,7 @@ import pytest
 from consilience import (
     comparison,
     report,
+    report_answer,
     report_base,
     report_evidence,
     report_method,
@@ -921,6 +922,35 @@ def test_two_explained_models_have_anchors_of_their_own():
     name = report.slug(both.pictures[0]["name"])
     assert {name, f"{name}-scene-net"} <= set(page.ids())
     assert "everything but the object" in page.text["truth"]
+
+
+def test_nets_of_one_family_are_taken_together():
+    both = make_content(bases=1, levels=(0, 4), explained=("object-net", "scene-net"))
+    one = [model | {"family": "pair"} for model in STUDY["models"]]
+    together = replace(both, study=STUDY | {"models": one})
+    answer, parts = report_answer.tell_answer(together), report_answer.tell_answer(both)
+    assert answer["models"] == ["pair (2 nets)"]
+    assert answer["several"]
+    assert not parts["several"]
+    assert len(answer["learned"]) == len(parts["learned"]) > 4
+    for row, own in zip(answer["learned"], parts["learned"], strict=True):
+        assert len(own["cells"]) == 2
+        assert row["cells"] == [pytest.approx(np.mean(own["cells"]))]
+    named = [row["cells"] for row in parts["learned"]]
+    assert any(first != second for first, second in named[1:])
+    halves = [row["mean"] for row in parts["relative"]]
+    assert [row["mean"] for row in answer["relative"]] == [
+        pytest.approx(np.mean([halves[level], halves[level + 2]])) for level in (0, 1)
+    ]
+    assert halves[0] != halves[2]
+    (said,) = [text for text in answer["sentences"] if "last layer" in text]
+    assert re.search(r"there are on average \d+\.\d words for \d+ neurons of pair", said)
+    none = [row | {"relative": None} for row in both.agreement_summary]
+    page = Page(part(together, "predictions", study=together.study, agreement_summary=none))
+    assert "no value between floor and ceiling in any of 2 nets" in page.text["answer"]
+    page = part(together, "neurons", "predictions", study=together.study)
+    assert "What does each neuron of pair (2 nets) stand for" in page
+    assert "are means." in page
 
 
 def test_explanation_without_view_is_refused(content):

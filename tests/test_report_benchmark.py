@@ -167,6 +167,8 @@ def test_methods_that_do_not_move_are_named():
     ]
     assert one["finding"].startswith("LIME moves from the object to the scene")
     assert "Eigen-CAM is not shown to move" in one["finding"]
+    (still,) = [row for row in one["rows"] if row["label"] == "Eigen-CAM" and not row["causal"]]
+    assert still["values"][2].low < 0 < still["values"][2].value
 
 
 def test_who_agree_and_are_wrong_is_said_in_words():
@@ -185,6 +187,8 @@ def test_who_agree_and_are_wrong_is_said_in_words():
     (one,) = tell_benchmark(make_content(("net-1",), trust=trusted, calibration=curves))["trust"]
     assert "never wrong together" in one["findings"][0]
     assert {row["condition"] for row in one["matters"]} == {"clean", "decorrelated"}
+    counts = {row["condition"]: row["pictures"] for row in one["kinds"][0]["rows"]}
+    assert counts == {"all": 40, "clean": 20, "decorrelated": 20}
 
 
 def test_agreement_that_tells_nothing_is_told_from_agreement_that_does():
@@ -211,8 +215,12 @@ def make_board(models=("net-1", "net-2", "net-3")):
     _, rules = make_audit()
     trusted, _ = make_trust(models)
     families = [{"name": name, "family": "nets"} for name in models]
+    faithful = [
+        {"model": name, "metric": "road", "method": "lime", "difference": 0.1 * number - 0.1}
+        for number, name in enumerate(models)
+    ]
     rows = leaderboard.build_leaderboard(
-        families, rules, make_judged(models), make_contrast(models), trusted
+        families, rules, make_judged(models), make_contrast(models), trusted, (), faithful
     )
     return checked(rows, tables.LEADERBOARD)
 
@@ -224,11 +232,15 @@ def test_the_leaderboard_ranks_entrants_over_seeds():
     assert moves[0]["value"] == pytest.approx(0.31)
     assert moves[0]["low"] < 0.31 < moves[0]["high"]
     assert moves[0]["seeds"] == 3
-    assert moves[1]["low"] < 0 < moves[1]["value"]  # a difference can be below nothing
+    # A difference can be below nothing.
+    assert moves[1]["low"] < 0 < moves[1]["value"]
+    (faithful,) = [row for row in rows if row["measure"] == leaderboard.FAITHFUL]
+    assert faithful["low"] == pytest.approx(-faithful["high"])
     points = {r["entrant"]: r["value"] for r in rows if r["measure"] == leaderboard.POINTS}
     assert points == {"lime": pytest.approx(28 / 40), "grad-cam": pytest.approx(28 / 40)}
     # A t interval reaches beyond what a share can be, and is cut.
-    shares = [row for row in rows if row["low"] is not None and row["measure"] != leaderboard.MOVE]
+    differences = leaderboard.MOVE, leaderboard.FAITHFUL
+    shares = [r for r in rows if r["low"] is not None and r["measure"] not in differences]
     assert all(0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in shares)
     judged = make_judged(("net-1", "net-2", "net-3"), precision=0.9)
     families = [{"name": row["model"], "family": "nets"} for row in judged]
@@ -275,7 +287,10 @@ def test_the_short_answer_has_the_findings_and_means_over_nets():
         for name, value in models.items()
         for clutter in (None, 0, 4)
     ]
-    content = dataclasses.replace(make_whole(), accuracy=rows)
+    trusted, _ = make_trust(tuple(models)[:3], wrong=0)
+    other = [row | {"cam": "eigen-cam"} for row in trusted]
+    whole = make_whole()
+    content = dataclasses.replace(whole, accuracy=rows, trust=[*other, *whole.trust])
     content.study["models"].append({"name": "other", "family": None})
     told = tell_benchmark(content)
     answer = tell_answer(content, told)
@@ -289,6 +304,7 @@ def test_the_short_answer_has_the_findings_and_means_over_nets():
         told["contrast"][0]["finding"],
         told["trust"][0]["findings"][0],
     ]
+    assert said[-1].startswith("LIME and Grad-CAM")  # the study's first
     page = report.render_report(content)
     assert "are means." in page
     assert tell_answer(content)["benchmark"] == []

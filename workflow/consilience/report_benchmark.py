@@ -5,8 +5,7 @@ Every sentence is worked out from the tables.
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 import numpy as np
@@ -570,16 +569,19 @@ def _draw_curves(
 ) -> dict:
     """Draw the calibration curves of one family and kind: a chart a CAM, a line a condition."""
     rows = [row for row in curves if row["correct"] == kind]
-    columns = dict.fromkeys(("right", "auroc"), replication.SHARE) | {"pictures": (0, math.inf)}
     found = {
         column: {
             key[1:]: estimate
             for key, estimate in replication.gather(
-                rows, families, column, "cam", "condition", "bin", bounds=bounds
+                rows, families, column, "cam", "condition", "bin"
             ).items()
         }
-        for column, bounds in columns.items()
+        for column in ("right", "auroc")
     }
+    pictures = Counter()
+    for row in rows:
+        if row["bin"] is None:
+            pictures[row["cam"], row["condition"]] += row["pictures"]
     bins = range(len(trust.EDGES) - 1)
     cams = order_methods(content, (row["cam"] for row in rows))
     charts = [
@@ -614,14 +616,14 @@ def _draw_curves(
         {
             "cam": method_label(cam),
             "condition": condition,
-            "pictures": round(count.value * count.seeds),
+            "pictures": pictures[cam, condition],
             "right": found["right"][cam, condition, None],
             "cells": [found["right"].get((cam, condition, place)) for place in bins],
             "auroc": found["auroc"][cam, condition, None],
         }
         for cam in cams
         for condition in (trust.ALL, *trust.CONDITIONS)
-        if (count := found["pictures"].get((cam, condition, None))) is not None
+        if (cam, condition) in pictures
     ]
     present = {row["condition"] for row in rows}
     legend = make_legend(
