@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
-# Tests run in so many processes, a file each at a time.
-WORKERS ?= 2
+# Tests run in so many processes, a file each at a time: one more than two cores, as those on a
+# cluster mostly wait.
+WORKERS ?= 3
 READY := $(VENV)/.ready
 
 .PHONY: run test soak lint docs lock clean help
@@ -33,14 +34,15 @@ docs: $(READY)  ## Write the pages that say what the code says
 	$(BIN)/python docs/generate.py
 
 # The packages that come as source are built with what build.lock pins, not with whatever is
-# newest that day; that is why build isolation is off.
+# newest that day; that is why build isolation is off. Python compiles what is imported when it is
+# imported; pip would compile all of it, most of a minute for what is hardly used.
 $(READY): envs/build.lock envs/requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; this is " \
 	  + sys.version.split()[0] + ". Try: make PYTHON=python3.12 run") \
 	  if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --require-hashes -r envs/build.lock
-	$(BIN)/python -m pip install --quiet --require-hashes --no-build-isolation -r envs/requirements.lock
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes -r envs/build.lock
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-build-isolation -r envs/requirements.lock
 	@touch $@
 
 lock:  ## Write the lock files anew from envs/*.in (needs uv)

@@ -33,5 +33,6 @@ if not ANSWER_FILE.is_file():
 
 onstart:
     begin_run()
+    list_times()
     write_groups()
     answer_question()

@@ -173,6 +173,8 @@ LISTED = {
 STATE = Path(".snakemake/consilience")
 RUN_LOCK = STATE / f"{STUDY['study']}.run"
 KNOWN_CODE = STATE / "code.json"
+# The benchmark files of the steps that this run is about, those among them that are done included.
+TIMED = STATE / f"{STUDY['study']}.times"
 
 
 provenance.read_known(KNOWN_CODE)
@@ -185,6 +187,16 @@ def begin_run():
         runs.claim_study(RUN_LOCK, RESULTS, logger.info)
     if STUDY["store"]:
         store.Store(STUDY["store"]).prune()
+
+
+def list_times():
+    """Write down, for the page, what the study's steps are measured in; beside it lie files of steps
+    that it had under other settings, whose times tell how long those would take again.
+    """
+    paths = {str(job.benchmark) for job in workflow.dag.jobs if job.benchmark}
+    paths.add(str(TIMES / "check.tsv"))  # no step of a run that finds its answer
+    with refusing():
+        files.write_if_changed(TIMED, "".join(f"{path}\n" for path in sorted(paths)))
 
 
 def mark_unrecorded():

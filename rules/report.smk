@@ -65,6 +65,7 @@ rule write_report:
         registered=described_extensions(),
         tables=final_tables(),
         times=TIMES,
+        timed=str(TIMED),
         printed=PRINTED,
         # What an earlier page had beside it, and this one has not, would pass for its own.
         leftovers=([] if BESIDE else [PICTURES_BESIDE]) + ([] if PRINTED else [PDF]),

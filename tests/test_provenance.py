@@ -205,6 +205,11 @@ def test_times_are_added_up_by_kind_of_step(tmp_path):
         {"step": "check", "jobs": 1, "seconds": 0.1, "cpu_seconds": None, "memory_mb": None},
     ]
     assert provenance.read_times(tmp_path / "nowhere") == []
+    # Steps of other settings are left out where it is said which count.
+    listed = tmp_path / "listed"
+    listed.write_text("results/own/benchmarks/explain_cam-object-net-lime-1.tsv\nelsewhere/x.tsv\n")
+    assert [row["seconds"] for row in provenance.read_times(tmp_path, listed)] == [3.5]
+    assert len(provenance.read_times(tmp_path, tmp_path / "unwritten")) == 2
 
 
 def test_pictures_have_one_hash_whatever_their_order():

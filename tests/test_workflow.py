@@ -472,8 +472,19 @@ def test_what_a_page_has_beside_it_goes_where_the_next_has_none(miniature, tmp_p
         folder / "results/miniature" / name for name in ("report.html", "report_pictures")
     )
     shown = '"report_pictures/'
+    times = folder / "results/miniature/benchmarks"
+    # Of a step that the study had under other settings.
+    shutil.copy(times / "check.tsv", times / "explain_cam-object-net-finer-cam-0.tsv")
     change.write_text("report: {inline_pictures: 3}")
     snakemake(folder, "--cores", "2", studies=studies)
+    said = re.findall(
+        r"<tr><th scope=\"row\">([a-z ]+)</th><td class=\"n\">(\d+)</td>", page.read_text()
+    )
+    jobs = Counter(path.name.partition("-")[0] for path in times.glob("*.tsv"))
+    del jobs["write_report.tsv"], jobs["print_report.tsv"]
+    jobs["explain_cam"] -= 1
+    jobs = {name.removesuffix(".tsv").replace("_", " "): number for name, number in jobs.items()}
+    assert jobs.items() <= {name: int(number) for name, number in said}.items()
     files = {path.name for path in pictures.glob("*.webp")}
     assert len(files) >= 4 * 5  # pictures; the picture itself and each method's
     assert set(re.findall(f'{shown}([^"]+)"', page.read_text())) == files

@@ -280,7 +280,7 @@ def reported_versions() -> dict[str, str]:
     return versions
 
 
-def read_times(folder: str | Path) -> list[dict]:
+def read_times(folder: str | Path, listed: str | Path | None = None) -> list[dict]:
     """Add up what Snakemake's benchmark files say of each kind of step.
 
     Parameters
@@ -288,6 +288,9 @@ def read_times(folder: str | Path) -> list[dict]:
     folder
         Of the files ``<rule>-<wildcards>.tsv``. One that cannot be read is passed over: what a step
         took changes no result. So are the page's own, which are not done when they are asked.
+    listed
+        A text file with the paths of those that count, a line each; others are of steps that the
+        study had under other settings. All count where there is no such file.
 
     Returns
     -------
@@ -297,7 +300,11 @@ def read_times(folder: str | Path) -> list[dict]:
         known.
     """
     found: dict[str, list[dict]] = {}
-    for path in sorted(Path(folder).glob("*.tsv")):
+    paths = sorted(Path(folder).glob("*.tsv"))
+    if listed and Path(listed).is_file():
+        own = {Path(line).name for line in Path(listed).read_text("utf-8").splitlines()}
+        paths = [path for path in paths if path.name in own]
+    for path in paths:
         try:
             with open(path, newline="", encoding="utf-8") as file:
                 row = next(csv.DictReader(file, delimiter="\t"))

@@ -26,7 +26,7 @@ with steps.logged(snakemake.log[0]) as log:
         registered=params.registered,
         versions=provenance.reported_versions(),
         hashes=hashes,
-        times=provenance.read_times(params.times),
+        times=provenance.read_times(params.times, params.timed),
         printed=params.printed,
         **content,
     )
