@@ -216,14 +216,18 @@ def test_steps_that_gain_from_a_gpu_get_one_where_the_profile_says_so(cluster, l
 def test_a_job_that_stays_lost_is_named_and_the_rest_completes(cluster, local, tmp_path):
     with_check(local, tmp_path)
     targets = [f"results/miniature/world/training-{shard}.npz" for shard in (0, 1)]
-    with Submitted(tmp_path, *targets, "--retries", "0") as run:
+    # What the site allows a job, which limits no more than each of them: both run at a time.
+    limits = ["--resources", "gpu=0", "mem_mb=1500", "runtime=15"]
+    with Submitted(tmp_path, *targets, *limits, "--retries", "0") as run:
         job, _, _ = run.running("rule_render_training_wildcards_1")
+        _, _, node = run.running("rule_render_training_wildcards_0")
         subprocess.check_call(["scancel", job])
         # A daemon that comes back soon costs nothing.
-        _, _, node = run.running("rule_render_training_wildcards_0")
         cluster.kill_daemon(node)
         status, said = run.end()
     assert status == 1
+    jobs = accounted(said, "ReqMem", "Timelimit")
+    assert jobs == [["1500M", "00:15:00"]] * 2
     error = said.partition("Error in rule render_training")[2]
     assert targets[1] in error
     assert "logs/render_training-1.log" in error
