@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
-# Tests run in so many processes, a file each at a time: one more than two cores, as those on a
-# cluster mostly wait.
+# Tests run in so many processes, a file each at a time. One more than two cores: those of the
+# cluster wait for its queue.
 WORKERS ?= 3
 READY := $(VENV)/.ready
 
@@ -35,7 +35,7 @@ docs: $(READY)  ## Write the pages that say what the code says
 
 # The packages that come as source are built with what build.lock pins, not with whatever is
 # newest that day; that is why build isolation is off. Python compiles what is imported when it is
-# imported; pip would compile all of it, most of a minute for what is hardly used.
+# imported; pip would take its time to compile all of it, of which little is used.
 $(READY): envs/build.lock envs/requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed; this is " \
 	  + sys.version.split()[0] + ". Try: make PYTHON=python3.12 run") \
