@@ -926,6 +926,12 @@ def test_two_explained_models_have_anchors_of_their_own():
 
 def test_nets_of_one_family_are_taken_together():
     both = make_content(bases=1, levels=(0, 4), explained=("object-net", "scene-net"))
+    row = both.comparison[0]
+    named = [
+        row | {"metric": "label_is_class_name", "layer": "fc", "model_a": name, "value": value}
+        for name, value in (("object-net", 0.4), ("scene-net", 0.7))
+    ]
+    both = replace(both, comparison=[*both.comparison, *named])
     one = [model | {"family": "pair"} for model in STUDY["models"]]
     together = replace(both, study=STUDY | {"models": one})
     answer, parts = report_answer.tell_answer(together), report_answer.tell_answer(both)
@@ -936,8 +942,12 @@ def test_nets_of_one_family_are_taken_together():
     for row, own in zip(answer["learned"], parts["learned"], strict=True):
         assert len(own["cells"]) == 2
         assert row["cells"] == [pytest.approx(np.mean(own["cells"]))]
-    named = [row["cells"] for row in parts["learned"]]
-    assert any(first != second for first, second in named[1:])
+    assert {row["label"] for row in parts["learned"] if len({*row["cells"]}) == 2} == {
+        "Held-out accuracy",
+        "Distinct words",
+        "Labelled with absent words",
+        "Neurons named after their class",
+    }
     halves = [row["mean"] for row in parts["relative"]]
     assert [row["mean"] for row in answer["relative"]] == [
         pytest.approx(np.mean([halves[level], halves[level + 2]])) for level in (0, 1)

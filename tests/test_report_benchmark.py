@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -307,6 +308,7 @@ def test_the_short_answer_has_the_findings_and_means_over_nets():
     assert said[-1].startswith("LIME and Grad-CAM")  # the study's first
     page = report.render_report(content)
     assert "are means." in page
+    assert re.search(r"<small>\d+\.\d\s%\sto\s\d+\.\d\s%</small>", page)  # of a precision
     assert tell_answer(content)["benchmark"] == []
 
 
